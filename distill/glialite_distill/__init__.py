@@ -1,0 +1,1 @@
+"""Cohorts, teachers, soft labels and students: everything that trains."""

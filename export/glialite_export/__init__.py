@@ -1,0 +1,1 @@
+"""From a student checkpoint to gated ONNX graphs and one bundle for the clinic."""

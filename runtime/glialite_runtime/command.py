@@ -1,0 +1,83 @@
+"""What every command shares: errors become exit codes, results go to stdout, bars to a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, TypeVar
+
+import typer
+
+from glialite_runtime.errors import GliaLiteError, NotBuiltYetError
+
+__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run"]
+
+T = TypeVar("T")
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """Return a typer application with the settings that all four commands share."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
+    """Run a typer application and return its exit code, never raising.
+
+    One sentence goes to stderr for every error that we raise on purpose; anything else is our bug: traceback and 1.
+    """
+    try:
+        app(args=arguments)
+    except SystemExit as stop:  # typer's own: help, version, usage errors (2), Ctrl-C
+        return stop.code if isinstance(stop.code, int) else 0
+    except GliaLiteError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one place where errors are printed
+        return error.exit_code
+    except Exception:
+        logging.getLogger(__name__).exception("this is a bug in GliaLite")
+        return 1
+    return 0
+
+
+def emit(value: Any, text: str, *, as_json: bool) -> None:
+    """Print a result on stdout: `value` as JSON for machines, else `text` for people."""
+    print(json.dumps(value, indent=2, allow_nan=False) if as_json else text)  # noqa: T201
+
+
+def not_built_yet(what: str) -> NotBuiltYetError:
+    """Return the error for a promised feature that this version does not have (exit code 5)."""
+    return NotBuiltYetError(f"{what} is not built yet in this version; the README lists what is there")
+
+
+def log_to_stderr(verbose: bool = False) -> None:
+    """Send log lines of level INFO (or DEBUG) and above to stderr with the time of day."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+def bar(items: Iterable[T], *, label: str, length: int | None = None) -> Iterator[T]:
+    """Yield `items`, with a progress bar on stderr when that is a terminal, else one line at start and end."""
+    if length is None and isinstance(items, Sized):
+        length = len(items)
+    if sys.stderr.isatty():
+        with typer.progressbar(items, length=length, label=label, file=sys.stderr) as shown:
+            yield from shown
+        return
+    started, count = time.monotonic(), 0
+    for item in items:
+        yield item
+        count += 1
+    print(f"{label}: {count} done in {time.monotonic() - started:.1f} s", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,107 @@
+"""From logits to labels: thresholds, hierarchy and smallest components, the same everywhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.sequences import ET, NETC, REGIONS, SNFH
+
+__all__ = ["DecisionRule", "components", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """How logits become labels; every tuple is in the order of `REGIONS`.
+
+    Attributes
+    ----------
+    thresholds : tuple of float
+        Probability, in (0, 1), above which a voxel belongs to the region.
+    minimum_mm3 : tuple of float
+        Smallest 26-connected component, in mm³, that is kept.
+    temperature : float
+        Logits are divided by it before they are read as probabilities; > 0.
+    """
+
+    thresholds: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    minimum_mm3: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    temperature: float = 1.0
+    logit_thresholds: tuple[float, float, float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        problems = [f"threshold {t} is not in (0, 1)" for t in self.thresholds if not 0 < t < 1]
+        problems += [
+            f"minimum size {m} mm³ is negative or not finite" for m in self.minimum_mm3 if not 0 <= m < math.inf
+        ]
+        if len(self.thresholds) != len(REGIONS) or len(self.minimum_mm3) != len(REGIONS):
+            problems.append(f"one threshold and one minimum size for each of {', '.join(REGIONS)} are needed")
+        if not 0 < self.temperature < math.inf:
+            problems.append(f"temperature {self.temperature} is not positive and finite")
+        if problems:
+            raise ConfigError("decision rule: " + "; ".join(problems))
+        wt, tc, et = (self.temperature * math.log(t / (1 - t)) for t in self.thresholds)
+        object.__setattr__(self, "logit_thresholds", (wt, tc, et))
+
+
+def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.integer], int]:
+    """Label the 26-connected components of a mask (z, y, x): 0 outside, 1 to the returned count inside."""
+    import cc3d  # noqa: PLC0415 - 0.1 s that a command which only prints help need not pay
+
+    labelled, count = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26, return_N=True)
+    return labelled, int(count)
+
+
+def _without_small(mask: npt.NDArray[np.bool_], minimum_voxels: float) -> npt.NDArray[np.bool_]:
+    if minimum_voxels <= 1 or not mask.any():
+        return mask
+    labelled, _ = components(mask)
+    keep = np.bincount(labelled.ravel()) >= minimum_voxels
+    keep[0] = False
+    return keep[labelled]
+
+
+def decode(
+    logits: npt.NDArray[np.float32], rule: DecisionRule, voxel_mm3: float, *, has_t1c: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Turn logits into a label map.
+
+    Thresholds are applied in logit space, so that no `exp` stands between the network and a label. ET is united into
+    TC and TC into WT; components under the minimum size are removed from WT, then TC, then ET, inner regions being cut
+    to outer ones; removed ET becomes NETC, removed TC becomes SNFH.
+
+    Parameters
+    ----------
+    logits : float32 array (3, z, y, x)
+        Regions as in `REGIONS`.
+    rule : DecisionRule
+        Thresholds and minimum sizes.
+    voxel_mm3 : float
+        Volume of a voxel in mm³.
+    has_t1c : bool
+        Without a contrast-enhanced sequence only 0 and 2 (SNFH, here the whole tumour) are told apart.
+
+    Returns
+    -------
+    uint8 array (z, y, x)
+        BraTS-2023 label values; ET ⊆ TC ⊆ WT.
+    """
+    above = [logits[i] > np.float32(t) for i, t in enumerate(rule.logit_thresholds)]
+    wt, tc, et = above
+    if not has_t1c:
+        tc, et = np.zeros_like(tc), np.zeros_like(et)
+    tc |= et
+    wt |= tc
+    minimum = [m / voxel_mm3 for m in rule.minimum_mm3]
+    wt = _without_small(wt, minimum[0])
+    tc = _without_small(tc & wt, minimum[1])
+    et = _without_small(et & tc, minimum[2])
+    labels = np.zeros(wt.shape, np.uint8)
+    labels[wt] = SNFH
+    labels[tc] = NETC
+    labels[et] = ET
+    return labels

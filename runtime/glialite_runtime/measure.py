@@ -1,0 +1,74 @@
+"""Volumes in millilitres and the list of lesions of a label map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from glialite_runtime.decode import components
+from glialite_runtime.sequences import REGION_LABELS, REGIONS
+
+__all__ = ["Lesion", "lesions", "volumes_ml"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One 26-connected component of the whole tumour.
+
+    Attributes
+    ----------
+    volumes_ml : dict of str to float
+        Region -> mL inside this component.
+    centre_zyx : tuple of float
+        Centre of mass, in voxels of the image in LPS.
+    """
+
+    volumes_ml: dict[str, float | None]
+    centre_zyx: tuple[float, float, float]
+
+
+def _millilitres(voxels: int, voxel_mm3: float) -> float:
+    return round(voxels * voxel_mm3 / 1000, 6)
+
+
+def _regions(counts: npt.NDArray[np.integer], voxel_mm3: float, has_t1c: bool) -> dict[str, float | None]:
+    return {
+        region: _millilitres(sum(int(counts[v]) for v in REGION_LABELS[region]), voxel_mm3)
+        if has_t1c or region == "WT"
+        else None
+        for region in REGIONS
+    }
+
+
+def volumes_ml(labels: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool = True) -> dict[str, float | None]:
+    """Return mL by region of a label map of any shape: voxels counted × voxel volume.
+
+    TC and ET are None without a contrast-enhanced T1, which they cannot be told apart without.
+    """
+    return _regions(np.bincount(labels.ravel(), minlength=4), voxel_mm3, has_t1c)
+
+
+def lesions(labels: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool = True) -> tuple[Lesion, ...]:
+    """Return the components of the whole tumour of a label map (z, y, x), largest first; empty when there is none."""
+    inside = np.nonzero(labels)
+    if not inside[0].size:
+        return ()
+    start = [int(i.min()) for i in inside]
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in inside)
+    cropped = labels[box]
+    labelled, count = components(cropped > 0)
+    at = np.nonzero(labelled)
+    which, values = labelled[at].astype(np.int64), cropped[at].astype(np.int64)
+    table = np.bincount(which * 4 + values, minlength=4 * (count + 1)).reshape(count + 1, 4)
+    sizes = table.sum(axis=1)
+    centres = [np.bincount(which, weights=i, minlength=count + 1) for i in at]
+    found = [
+        Lesion(
+            _regions(table[n], voxel_mm3, has_t1c),
+            tuple(round(float(c[n]) / int(sizes[n]) + s, 1) for c, s in zip(centres, start, strict=True)),  # type: ignore[arg-type]  # three axes
+        )
+        for n in range(1, count + 1)
+    ]
+    return tuple(sorted(found, key=lambda lesion: -(lesion.volumes_ml["WT"] or 0)))
