@@ -17,6 +17,9 @@ from glialite_runtime.sequences import SEQUENCES
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0]) + np.array([[0, 0, 0, 0.0], [0, 0, 0, 239], [0, 0, 0, 0], [0, 0, 0, 0]])
 
+BIAS = (-6.0, -8.0, -14.0)
+"""Of the threshold network: WT above 1.5 SD in FLAIR, TC above 2 and ET above 3.5 SD in T1c."""
+
 REAL_DATA = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -50,7 +53,7 @@ def toy(shape: tuple[int, int, int] = (60, 64, 48), seed: int = 0) -> Toy:
     labels[distance < 3] = 1
     values = {
         "t1n": (300, 290, 240, 280),
-        "t1c": (300, 295, 280, 600),
+        "t1c": (300, 295, 450, 600),
         "t2w": (300, 520, 480, 380),
         "t2f": (300, 700, 600, 560),
     }
@@ -94,9 +97,8 @@ def threshold_graph() -> bytes:
 
     weights = np.zeros((3, 4, 1, 1), np.float32)
     weights[0, SEQUENCES.index("t2f")] = 4
-    weights[1, SEQUENCES.index("t2f")], weights[1, SEQUENCES.index("t1c")] = 2, 2
-    weights[2, SEQUENCES.index("t1c")] = 4
-    bias = np.array([-4, -6, -6], np.float32)
+    weights[1:, SEQUENCES.index("t1c")] = 4
+    bias = np.array(BIAS, np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "w", "b"], ["logits"])],
         "threshold",
@@ -110,7 +112,7 @@ def threshold_graph() -> bytes:
     return content
 
 
-def threshold_manifest(spacing_mm: float = 2.0) -> Manifest:
+def threshold_manifest(spacing_mm: float = 2.0, minimum_mm3: float = 0) -> Manifest:
     """Return the manifest of the threshold bundle."""
     return Manifest(
         name="threshold",
@@ -118,7 +120,7 @@ def threshold_manifest(spacing_mm: float = 2.0) -> Manifest:
         software="test",
         accepted_sequences=(SEQUENCES,),
         spacing_mm=(spacing_mm, spacing_mm, spacing_mm),
-        decision=DecisionRule(),
+        decision=DecisionRule(minimum_mm3=(minimum_mm3,) * 3),
         graphs=(Graph("cpu-int8.onnx", "cpu", "fp32", "depth-as-batch", 4, 17),),
         provenance={},
         trained_on="Not trained: two thresholds.",
@@ -130,15 +132,15 @@ def threshold_manifest(spacing_mm: float = 2.0) -> Manifest:
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes the threshold bundle, as a folder or a zip."""
 
-    def make(name: str = "bundle", spacing_mm: float = 2.0) -> Path:
+    def make(name: str = "bundle", spacing_mm: float = 2.0, minimum_mm3: float = 0) -> Path:
         rng = np.random.default_rng(0)
         image = rng.normal(size=(4, 8, 8, 8)).astype(np.float16)
-        weights = np.array([[0, 0, 0, 4], [0, 2, 0, 2], [0, 4, 0, 0]], np.float32)
+        weights = np.array([[0, 0, 0, 4], [0, 4, 0, 0], [0, 4, 0, 0]], np.float32)
         logits = np.einsum("rc,czyx->rzyx", weights, image.astype(np.float32))
-        logits += np.array([-4, -6, -6], np.float32)[:, None, None, None]
+        logits += np.array(BIAS, np.float32)[:, None, None, None]
         golden, content = golden_file(image, _network_logits(image.astype(np.float32), logits))
         files = {"cpu-int8.onnx": threshold_graph(), golden: content, "MODEL_CARD.md": b"# threshold\n"}
-        write_bundle(tmp_path / name, threshold_manifest(spacing_mm), files)
+        write_bundle(tmp_path / name, threshold_manifest(spacing_mm, minimum_mm3), files)
         return tmp_path / name
 
     return make

@@ -114,7 +114,7 @@ class Bundle:
     manifest : Manifest
         What it says of itself.
     files : mapping of str to bytes
-        Content by name, read once: what was hashed is what is used.
+        Content by name, manifest left out, read once: what was hashed is what is used.
     identity : str
         SHA-256 of ``bundle.json``.
     """
@@ -189,6 +189,7 @@ def read_bundle(path: Path) -> Bundle:
     if seal != _seal(raw):
         raise BundleIntegrityError(f"{path}: {MANIFEST} was changed after it was written; copy the bundle again")
     manifest, checksums = _parse(document, path)
+    del files[MANIFEST], files[_SEAL]
     _check_files(files, checksums, path)
     for graph in manifest.graphs:
         if b"location" in files.get(graph.file, b"location"):
@@ -223,7 +224,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 
 
 def _check_files(files: Mapping[str, bytes], checksums: Mapping[str, str], path: Path) -> None:
-    present = set(files) - {MANIFEST, _SEAL}
+    present = set(files)
     problems = [f"{name} is missing" for name in sorted(set(checksums) - present)]
     problems += [f"{name} does not belong to it" for name in sorted(present - set(checksums))]
     problems += [

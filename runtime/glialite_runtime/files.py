@@ -12,7 +12,7 @@ from typing import Any
 
 from glialite_runtime.errors import OutputError
 
-__all__ = ["replacing", "sha256_bytes", "sha256_file", "write_bytes", "write_json"]
+__all__ = ["remove", "replacing", "sha256_bytes", "sha256_file", "write_bytes", "write_json"]
 
 
 @contextmanager
@@ -53,6 +53,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be absent; `OutputError` when it is there and cannot be deleted."""
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot replace {path}: {error.strerror or error}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from glialite_runtime.bundle import Bundle
 from glialite_runtime.cases import Case
 from glialite_runtime.decode import decode
 from glialite_runtime.engine import Engine
-from glialite_runtime.files import sha256_file, write_bytes, write_json
+from glialite_runtime.files import remove, sha256_file, write_bytes, write_json
 from glialite_runtime.intake import Quality, inspect_volume
 from glialite_runtime.measure import Lesion, lesions, volumes_ml
 from glialite_runtime.nifti import write_labels
@@ -152,8 +151,7 @@ def write(segmentation: Segmentation, bundle: Bundle, out: Path) -> Outputs:
     """
     clock = _Clock()
     outputs = outputs_of(segmentation.case, out)
-    with suppress(FileNotFoundError):
-        outputs.manifest.unlink()  # from here until the new one is written the outputs do not count as finished
+    remove(outputs.manifest)  # from here until the new one is written the outputs do not count as finished
     volume = segmentation.volume
     write_labels(outputs.labels, volume.orientation.from_lps(segmentation.labels), volume.reference)
     clock.lap("write labels")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final
 
 from glialite_runtime.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = [
     "ALIASES",
@@ -83,6 +84,8 @@ def to_brats2023(labels: npt.NDArray[np.generic], convention: str) -> npt.NDArra
     InputError
         A value occurs that the convention does not have.
     """
+    import numpy as np  # noqa: PLC0415 - the commands read the names above for `--help`, without numpy
+
     if convention not in LABEL_CONVENTIONS:
         raise ConfigError(f"unknown label convention {convention!r}; known: {', '.join(LABEL_CONVENTIONS)}")
     table = LABEL_CONVENTIONS[convention]

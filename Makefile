@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` runs the whole chain and ends with a picture to look at, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint format bench proof-cpu bundle clean-demo help
+
+help:
+	@echo "make demo       build the environment, then phantoms -> teachers -> student -> INT8 bundle -> report"
+	@echo "make test       build the environment, lint, types, layers, all quick tests"
+	@echo "make test-slow  the slow proofs"
+	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make clean-demo remove what make demo made"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[train,export,dev]'
+	touch $@
+
+demo: $(STAMP)
+	BIN=$(BIN) sh demo.sh
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench proof-cpu bundle: $(STAMP)
+	@echo "make $@ is not built yet in this version; the README lists what is there" >&2; exit 5
+
+clean-demo:
+	rm -rf demo

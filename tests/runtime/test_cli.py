@@ -1,0 +1,150 @@
+"""The command as the clinic types it: exit codes, sentences, nothing written on refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from glialite_runtime.cli import app
+from glialite_runtime.command import run
+
+from tests.conftest import save, toy, write_case
+
+MakeBundle = Callable[..., Path]
+
+
+def call(*arguments: object) -> int:
+    return run(app, [str(a) for a in arguments])
+
+
+def test_segment_prints_volumes_and_where_the_page_is(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line for people, on stdout; a second run says that it is done already."""
+    arguments = ("segment", case_folder, "--out", tmp_path / "out", "--bundle", make_bundle())
+    assert call(*arguments) == 0
+    assert "P01: WT" in capsys.readouterr().out
+    assert call(*arguments) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_four_loose_files_are_a_case(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json the report comes on stdout, and nothing else."""
+    files = [x for s in ("t1n", "t1c", "t2w", "t2f") for x in (f"--{s}", case_folder / f"P01-{s}.nii.gz")]
+    code = call("segment", *files, "--out", tmp_path / "out", "--bundle", make_bundle(), "--case", "Q7", "--json")
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["case"] == "Q7"
+    assert (tmp_path / "out" / "Q7" / "Q7-manifest.json").exists()
+
+
+@pytest.mark.parametrize("subject", ["missing", "4-D", "shifted", "nan", "empty", "truncated", "no nifti", "shape"])
+def test_bad_input_is_one_sentence_exit_code_3_and_nothing_written(
+    case_folder: Path,
+    tmp_path: Path,
+    make_bundle: MakeBundle,
+    capsys: pytest.CaptureFixture[str],
+    subject: str,
+) -> None:
+    """Every kind of bad file that a clinic meets."""
+    case, path = toy(), case_folder / "P01-t2f.nii.gz"
+    image = case.images["t2f"]
+    match subject:
+        case "missing":
+            path.unlink()
+        case "4-D":
+            save(path, np.stack([image, image], axis=3), case.affine)
+        case "shifted":
+            save(path, image, case.affine + np.eye(4, k=3) * 4)
+        case "nan":
+            save(path, np.where(image > 500, np.nan, image).astype(np.float32), case.affine)
+        case "empty":
+            save(path, image * 0, case.affine)
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-2000])
+        case "no nifti":
+            path.write_bytes(b"\x1f\x8bnot really")
+        case "shape":
+            save(path, image[1:], case.affine)
+    assert call("segment", case_folder, "--out", tmp_path / "out", "--bundle", make_bundle()) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_usage_errors_are_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither folder nor files; an unknown option; a language that is not one."""
+    assert call("segment", "--out", tmp_path) == 2
+    assert call("segment", "--bogus") == 2
+    assert call("segment", tmp_path, "--out", tmp_path, "--language", "xx") == 2
+    assert call("segment", tmp_path, "--out", tmp_path, "--channel-order", "t1n,t1n") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_bad_bundle_is_exit_code_4(case_folder: Path, tmp_path: Path) -> None:
+    """So is one that is not there."""
+    assert call("segment", case_folder, "--out", tmp_path / "out", "--bundle", tmp_path / "absent") == 4
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("watch", "in", "out"),
+        ("serve",),
+        ("segment", "x", "--out", "y", "--low-memory"),
+        ("segment", "x", "--out", "y", "--language", "sw"),
+        ("segment", "x", "--out", "y", "--prior", "z"),
+    ],
+)
+def test_what_is_not_built_yet_says_so(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 5 with a sentence, before anything is read."""
+    assert call(*arguments) == 5
+    assert "not built yet" in capsys.readouterr().err
+
+
+def test_batch_writes_the_good_cases_and_lists_the_bad(
+    tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 8; run again, the finished case is skipped."""
+    for name in ("A", "B"):
+        write_case(tmp_path / "in" / name, toy())
+    (tmp_path / "in" / "B" / "B-t1c.nii.gz").write_bytes(b"broken")
+    arguments = ("batch", tmp_path / "in", "--out", tmp_path / "out", "--bundle", make_bundle())
+    assert call(*arguments) == 8
+    first = capsys.readouterr()
+    assert "A: WT" in first.out
+    assert "1 of 2 cases were not segmented" in first.err
+    assert (tmp_path / "out" / "A" / "A-manifest.json").exists()
+    assert not (tmp_path / "out" / "B").exists()
+    assert call(*arguments) == 8
+    assert "already done" in capsys.readouterr().out
+
+
+def test_inspect_selftest_and_verify(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The small commands answer in JSON, too."""
+    bundle = make_bundle()
+    assert call("inspect", case_folder / "P01-t1c.nii.gz", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["axes"], facts["sequence_by_name"], facts["voxel_mm"]) == ("LPS", "t1c", [2, 2, 2])
+    assert call("inspect", bundle, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "threshold"
+    assert call("selftest", "--bundle", bundle) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    call("segment", case_folder, "--out", tmp_path / "out", "--bundle", bundle)
+    assert call("verify", tmp_path / "out" / "P01" / "P01-report.json") == 0
+    assert call("verify", tmp_path / "out" / "P01" / "P01-seg.nii.gz") == 3
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every verb that works explains itself."""
+    for verb in ("segment", "batch", "inspect", "selftest", "verify"):
+        assert call(verb, "--help") == 0
+        assert "Example" in capsys.readouterr().out
