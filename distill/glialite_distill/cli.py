@@ -1,0 +1,291 @@
+"""The command `distill`: phantom cohorts, soft labels, training a student, and how well it does."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run
+from glialite_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from glialite_distill.train import Progress
+
+app = new_app("Distil the teachers into a compact student.")
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of the prepared cohort.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost; write nothing.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads (default: torch's).")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Throw away what was made with other settings.")]
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cohort: a BraTS case folder a scan.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients; a few have a second scan.")],
+    seed: Annotated[int, typer.Option(min=0, help="Patient k of a seed is always the same.")] = 1,
+    style: Annotated[str, typer.Option(help="gli (clean), ssa (low-field) or both.")] = "both",
+    world: Annotated[str, typer.Option(help="default, or shifted: ranges that no training saw.")] = "default",
+    small: Annotated[bool, typer.Option("--small", help="2 mm instead of 1 mm: for a demonstration.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a labelled cohort of patients that nobody ever was; cases that are there already are kept.
+
+    Example: distill phantoms --out demo/cohort --patients 12 --seed 1 --small
+    """
+    from glialite_distill.phantom import write_cohort
+
+    made: list[int] = []
+
+    def show(done: int, total: int) -> None:
+        made.append(done)
+        if sys.stderr.isatty() or done == total:
+            typer.echo(f"\rphantoms: {done} of {total}", err=True, nl=done == total)
+
+    names = write_cohort(
+        out, patients=patients, seed=seed, style=style, small=small, world=world, workers=workers, progress=show
+    )
+    text = f"{out}: {len(names)} cases of {patients} patients"
+    text += f", {len(made)} of them new" if made else ", all of them there already; nothing to do"
+    emit({"out": str(out), "cases": names, "new": len(made)}, text, as_json=as_json)
+
+
+@app.command("soft-labels")
+def soft_labels(
+    workspace: WorkspaceOption,
+    members: Annotated[str, typer.Option(help="Comma-separated recipes (default: all that are trained).")] = "",
+    tta: Annotated[bool, typer.Option("--tta", help="Average eight mirrorings.")] = False,
+    device: DeviceOption = "auto",
+    restart: RestartOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the teachers label every training case, each only patients that it never saw.
+
+    Example: distill soft-labels --workspace work --members baseline,grokking,mednext-b --tta
+    """
+    from glialite_distill.soft_labels import make_soft_labels, plan_soft_labels
+    from glialite_distill.workspace import Workspace
+
+    log_to_stderr()
+    ready = Workspace.open(workspace)
+    recipes = tuple(name.strip() for name in members.split(",") if name.strip())
+    if dry_run:
+        plan = plan_soft_labels(ready, recipes, tta=tta)
+        value: dict[str, Any] = {
+            "members": list(plan.members),
+            "cases": len(plan.teachers),
+            "left_out": list(plan.left_out),
+            "disk_mb": round(plan.disk_bytes / 1e6, 1),
+        }
+        text = f"{value['cases']} cases by {', '.join(plan.members)}, about {value['disk_mb']} MB"
+        emit(value, text + f"; {len(plan.left_out)} cases have no teacher that did not see them", as_json=as_json)
+        return
+    done: list[int] = []
+
+    def show(items: Any, *, label: str, length: int | None = None) -> Any:
+        for item in bar(items, label=label, length=length):
+            yield item
+            done.append(1)
+
+    store = make_soft_labels(ready, recipes, tta=tta, device=device, progress=show, restart=restart)
+    value = {"key": store.key, "members": list(store.members), "cases": list(store.cases), "new": len(done)}
+    text = f"soft labels of {len(store.cases)} cases by {', '.join(store.members)}"
+    emit(value, text + (f", {len(done)} new" if done else ": all there already; nothing to do"), as_json=as_json)
+
+
+@app.command()
+def train(
+    workspace: WorkspaceOption,
+    student: Annotated[str, typer.Option("--student", help="S or M.")] = "S",
+    name: Annotated[str | None, typer.Option(help="Folder under students/ (default: the student's name).")] = None,
+    init: Annotated[Path | None, typer.Option(help="student.pt to start from.")] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Patches in a batch.")] = 2,
+    patch: Annotated[str | None, typer.Option(help="Such as 64,80,64 voxels (z,y,x); default: the plan's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest; reached after the warm-up.")] = None,
+    temperature: Annotated[float, typer.Option(help="Softens teachers and student alike.")] = 2.0,
+    soft_weight: Annotated[float, typer.Option(min=0, help="0 trains on the truth alone.")] = 1.0,
+    soft_only: Annotated[bool, typer.Option("--soft-only", help="Leave cases without soft labels out.")] = False,
+    fold: Annotated[int, typer.Option(min=0, help="Fold whose validation cases validate.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every random number.")] = 0,
+    time_limit: Annotated[str | None, typer.Option(help="Such as 30h, 90m or 3600s: save and exit 75 in time.")] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an existing training of this name away.")] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a student on truth and soft labels; an interrupted training continues exactly where it stopped.
+
+    Example: distill train --workspace work --student S --iterations 20000 --time-limit 6h
+    """
+    import torch
+
+    from glialite_distill.soft_labels import SoftLabelStore
+    from glialite_distill.student import STUDENTS
+    from glialite_distill.student_file import load_student
+    from glialite_distill.teachers import pick_device
+    from glialite_distill.train import RunSettings
+    from glialite_distill.train import train as train_student
+    from glialite_distill.train_forecast import forecast
+    from glialite_distill.train_options import TrainOptions
+    from glialite_distill.workspace import Workspace
+
+    log_to_stderr()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    limit = math.inf if time_limit is None else _seconds(time_limit)
+    ready = Workspace.open(workspace)
+    soft = SoftLabelStore.open(ready) if soft_weight > 0 else None
+    divisor = STUDENTS[student].divisor if student in STUDENTS else 1
+    z, y, x = _patch(patch) if patch else (max(1, n // divisor) * divisor for n in ready.patch_size)
+    options = TrainOptions(
+        student=student,
+        iterations=iterations,
+        batch_size=batch_size,
+        patch=(z, y, x),
+        fold=fold,
+        temperature=temperature,
+        soft_weight=soft_weight,
+        hard_cases=not soft_only,
+        seed=seed,
+    )
+    if learning_rate is not None:
+        options = replace(options, learning_rate=learning_rate)
+    folder = ready.root / "students" / _plain_name(name or student)
+    settings = RunSettings(
+        folder, ready.root / "students" / "cache", pick_device(device), limit, report=_progress_line()
+    )
+    initial = load_student(init) if init else None
+    if restart and not dry_run:
+        for old in ("student.pt", "checkpoint.pt"):
+            (folder / old).unlink(missing_ok=True)
+    if dry_run:
+        ahead = asdict(forecast(ready, soft, options, settings, initial))
+        emit(ahead, _forecast_text(ahead, folder), as_json=as_json)
+        return
+    finished = (folder / "student.pt").is_file()
+    file = train_student(ready, soft, options, settings, initial)
+    last = file.provenance["last"]
+    dices = ", ".join(f"{r} {_figure(last[f'dice_{r.lower()}'])}" for r in ("WT", "TC", "ET"))
+    text = f"{folder / 'student.pt'}: {iterations} iterations, validation Dice {dices}"
+    value = {"student": str(folder / "student.pt"), "already_finished": finished, **last}
+    emit(value, text + (" (finished already; nothing to do)" if finished else ""), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    cohort: Annotated[Path, typer.Option("--cohort", help="Folder of case folders with label maps.")],
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Evaluate its students; its cases fit the trivial rule.")
+    ] = None,
+    student: Annotated[list[Path] | None, typer.Option("--student", help="student.pt; may be repeated.")] = None,
+    compare: Annotated[list[str] | None, typer.Option(help="NAME=DIR of label maps; may be repeated.")] = None,
+    labels: Annotated[str, typer.Option(help="Label convention of the truth.")] = "brats2023",
+    csv: Annotated[Path | None, typer.Option(help="Gets a line a case and source; all goes into .json beside.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare students, other predictions and a FLAIR threshold with the truth: Dice by region.
+
+    Example: distill evaluate --workspace work --cohort unseen --compare teachers=out/teachers --csv dice.csv
+    """
+    from glialite_distill.evaluate_run import EvaluationRequest, run_evaluation
+    from glialite_distill.teachers import pick_device
+    from glialite_distill.workspace import Workspace
+
+    log_to_stderr()
+    others = dict(_named(text) for text in compare or [])
+    data = Workspace.open(workspace) if workspace else None
+    found = sorted((workspace / "students").glob("*/student.pt")) if workspace else []
+    students = {f"student {path.parent.name}": path for path in found}
+    students |= {f"student {path.parent.name}/{path.name}": path for path in student or []}
+    if not students and not others:
+        raise ConfigError("nothing to evaluate: give a --workspace with a trained student, --student or --compare")
+    request = EvaluationRequest(cohort, students, others, labels, csv)
+    result, kept = run_evaluation(request, data, pick_device(device))
+    note = f"\n(read from {csv}: made from the same files already)" if kept else ""
+    emit(result, result["table"] + note, as_json=as_json)
+
+
+def _progress_line() -> Any:
+    """Return what shows a `Progress` on stderr: one changing line on a terminal, else a line each half minute."""
+    import time
+
+    terminal, last = sys.stderr.isatty(), [0.0]
+
+    def show(progress: Progress) -> None:
+        now = time.monotonic()
+        ended = progress.iteration == progress.iterations
+        if now - last[0] < (0.2 if terminal else 30.0) and progress.validated is None and not ended:
+            return
+        last[0] = now
+        text = f"train: {progress.iteration} of {progress.iterations}, loss {progress.loss:.3f}, "
+        text += f"{_duration(progress.seconds_left)} left"
+        if (row := progress.validated) is not None:
+            text += f", validation Dice WT {row.dice_wt:.3f} TC {row.dice_tc:.3f} ET {row.dice_et:.3f}"
+        line_ends = not terminal or ended or progress.validated is not None
+        typer.echo(f"\r\x1b[K{text}" if terminal else text, err=True, nl=line_ends)
+
+    return show
+
+
+def _forecast_text(ahead: dict[str, Any], folder: Path) -> str:
+    memory = "" if ahead["memory_mb"] is None else f", {ahead['memory_mb']:.0f} MB of memory"
+    return (
+        f"{folder}: {ahead['training_cases']} training cases ({ahead['soft_label_cases']} with soft labels), "
+        f"{ahead['validation_cases']} for validation; {ahead['iterations_left']} iterations left, about "
+        f"{_duration(ahead['seconds'])}, {ahead['disk_mb']:.0f} MB of disk{memory}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not name or not equals or not Path(folder).is_dir():
+        raise ConfigError(f"--compare {text!r} is not NAME=DIR with an existing folder")
+    return name, Path(folder)
+
+
+def _patch(text: str) -> tuple[int, int, int]:
+    if not re.fullmatch(r"\d+,\d+,\d+", text):
+        raise ConfigError(f"--patch {text!r} is not three whole numbers such as 64,80,64")
+    z, y, x = (int(part) for part in text.split(","))
+    return z, y, x
+
+
+def _plain_name(text: str) -> str:
+    if not re.fullmatch(r"[\w-]+", text) or text == "cache":
+        raise ConfigError(f"--name {json.dumps(text)} is not made of letters, digits, - and _, or is taken")
+    return text
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text)
+    if found is None:
+        raise ConfigError(f"--time-limit {text!r} is not a number with h, m or s, such as 30h")
+    return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    raise SystemExit(run(app))

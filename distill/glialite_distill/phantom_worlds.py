@@ -1,0 +1,242 @@
+"""The ranges that phantoms are drawn from: two worlds (`default`, `shifted`) in two styles (`gli`, `ssa`).
+
+Tissue values are relative to normal white matter of the same sequence. A range is (lowest, highest), drawn uniformly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from glialite_runtime.errors import ConfigError
+
+__all__ = [
+    "NOISE",
+    "STYLES",
+    "TISSUES",
+    "WORLDS",
+    "AnatomyRanges",
+    "PhantomSettings",
+    "Range",
+    "ScannerRanges",
+    "TumourRanges",
+    "settings_for",
+]
+
+Range = tuple[float, float]
+Style = Literal["gli", "ssa"]
+World = Literal["default", "shifted"]
+
+STYLES: Final = ("gli", "ssa")
+WORLDS: Final = ("default", "shifted")
+
+TISSUES: Final = (
+    "grey", "deep", "csf", "oedema", "solid", "fluid", "enhancing", "blood", "vessel", "dura", "plexus",
+)  # fmt: skip
+"""Keys of a sequence's tissue values; white matter is 1."""
+
+
+NOISE: Final[Mapping[str, float]] = {"t1n": 0.8, "t1c": 1.0, "t2w": 3.0, "t2f": 1.5}
+
+
+@dataclass(frozen=True, slots=True)
+class AnatomyRanges:
+    """How one brain differs from the next (see `anatomy.Body`)."""
+
+    scale: Range = (0.88, 0.97)
+    stretch: float = 0.03
+    tilt_deg: float = 2.5
+    shear: float = 0.015
+    bend_long_mm: Range = (1.2, 2.8)
+    bend_short_mm: Range = (0.8, 1.6)
+    sulcus_threshold: Range = (2.1, 4.6)
+    ventricle_mm: Range = (-0.5, 4.5)
+    fold: Range = (0.6, 1.4)
+    surface_mm: Range = (-2.0, 1.3)
+
+
+@dataclass(frozen=True, slots=True)
+class TumourRanges:
+    """What grows, how large, and how its parts are arranged; shares are probabilities.
+
+    Attributes
+    ----------
+    absent : float
+        Share of brains without a tumour.
+    kinds : mapping of kind to weight
+        ring, solid, patchy, cystic (all enhancing) and diffuse (no enhancement).
+    core_ml, oedema_ratio : Range
+        Volume of the core and oedema per core volume, both drawn log-uniformly.
+    multifocal, satellites, bleeding : float
+        Shares of enhancing tumours with a second focus, with satellites, with blood products.
+    rim_mm, rim_break : Range
+        Thickness of the enhancing rim; how much of it is missing (0 none, 1 about half).
+    roughness : Range
+        SD of the growth speed's logarithm.
+    push : Range
+        Mass effect: displacement per radius of the core.
+    """
+
+    absent: float = 0.08
+    kinds: Mapping[str, float] = field(
+        default_factory=lambda: {"ring": 0.42, "solid": 0.14, "patchy": 0.14, "cystic": 0.08, "diffuse": 0.22}
+    )
+    core_ml: Range = (2.5, 110.0)
+    oedema_ratio: Range = (0.5, 6.0)
+    multifocal: float = 0.12
+    satellites: float = 0.18
+    bleeding: float = 0.2
+    rim_mm: Range = (1.6, 6.0)
+    rim_break: Range = (0.0, 0.9)
+    roughness: Range = (0.25, 0.55)
+    push: Range = (0.05, 0.4)
+
+
+@dataclass(frozen=True, slots=True)
+class ScannerRanges:
+    """What scanner and resampling do to a sequence.
+
+    Attributes
+    ----------
+    noise : Range
+        SD of the noise in each of the two receiver channels, relative to white matter in T1c; the other sequences
+        have `NOISE` times as much, because white matter is darker there.
+    blur_mm : Range
+        SD of the Gaussian point spread in all directions.
+    slice_mm : Range
+        Thickness of the slices that the scan was resampled from; 1 means isotropic.
+    thick : float
+        Share of sequences that are thick (the others are isotropic).
+    coil, bias : Range
+        Rise of the sensitivity from the middle to the surface; SD of the slowly varying gain's logarithm.
+    saturation : float
+        Share of sequences with a compressed bright end.
+    """
+
+    noise: Range = (0.012, 0.05)
+    blur_mm: Range = (0.3, 0.7)
+    slice_mm: Range = (1.5, 5.0)
+    thick: float = 0.55
+    coil: Range = (0.0, 0.35)
+    bias: Range = (0.02, 0.09)
+    saturation: float = 0.15
+
+
+_CONTRAST: Final[Mapping[str, Mapping[str, Range]]] = {
+    "t1n": {
+        "grey": (0.66, 0.92), "deep": (0.80, 0.95), "csf": (0.28, 0.66), "oedema": (0.62, 0.92), "solid": (0.50, 0.98),
+        "fluid": (0.32, 0.85), "enhancing": (0.60, 0.98), "blood": (1.05, 1.5), "vessel": (0.45, 1.3),
+        "dura": (0.5, 0.9), "plexus": (0.6, 0.9),
+    },
+    "t1c": {
+        "grey": (0.70, 0.95), "deep": (0.82, 0.98), "csf": (0.30, 0.62), "oedema": (0.62, 0.90), "solid": (0.50, 1.00),
+        "fluid": (0.32, 0.85), "enhancing": (1.1, 2.1), "blood": (1.05, 1.5), "vessel": (1.4, 3.2),
+        "dura": (1.2, 2.6), "plexus": (1.2, 2.4),
+    },
+    "t2w": {
+        "grey": (1.15, 1.5), "deep": (1.05, 1.3), "csf": (2.8, 5.5), "oedema": (1.7, 2.8), "solid": (1.6, 2.9),
+        "fluid": (2.2, 4.4), "enhancing": (1.3, 2.3), "blood": (0.6, 1.4), "vessel": (0.35, 1.0),
+        "dura": (0.4, 1.0), "plexus": (1.6, 2.8),
+    },
+    "t2f": {
+        "grey": (1.0, 1.4), "deep": (0.95, 1.2), "csf": (0.15, 0.55), "oedema": (1.4, 2.5), "solid": (1.1, 2.2),
+        "fluid": (0.5, 2.4), "enhancing": (1.2, 2.2), "blood": (0.6, 1.6), "vessel": (0.35, 0.9),
+        "dura": (0.5, 1.3), "plexus": (0.9, 1.7),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomSettings:
+    """Everything that a phantom is drawn from.
+
+    Attributes
+    ----------
+    style : {'gli', 'ssa'}
+        Clean 1 mm scans of a large centre, or low-field thick-slice ones.
+    small : bool
+        120×120×78 voxels of 2 mm instead of 240×240×155 of 1 mm: the same patients.
+    world : {'default', 'shifted'}
+        Name of the ranges below, for the record.
+    """
+
+    style: str = "gli"
+    small: bool = False
+    world: str = "default"
+    anatomy: AnatomyRanges = field(default_factory=AnatomyRanges)
+    tumour: TumourRanges = field(default_factory=TumourRanges)
+    scanner: ScannerRanges = field(default_factory=ScannerRanges)
+    contrast: Mapping[str, Mapping[str, Range]] = field(default_factory=lambda: dict(_CONTRAST))
+
+    @property
+    def spacing_mm(self) -> int:
+        """Edge of a voxel, mm."""
+        return 2 if self.small else 1
+
+
+_SSA: Final = ScannerRanges(
+    noise=(0.03, 0.085), blur_mm=(0.5, 1.1), slice_mm=(3.0, 6.0), thick=0.95, coil=(0.1, 0.5), bias=(0.05, 0.15),
+    saturation=0.3,
+)  # fmt: skip
+
+
+def _flatter(contrast: Mapping[str, Mapping[str, Range]], share: float) -> dict[str, Mapping[str, Range]]:
+    """Move every tissue value towards white matter by `share`: the lower contrast of a low field."""
+    return {
+        sequence: {
+            tissue: (1 + (low - 1) * (1 - share), 1 + (high - 1) * (1 - share)) for tissue, (low, high) in t.items()
+        }
+        for sequence, t in contrast.items()
+    }
+
+
+def _shifted(settings: PhantomSettings) -> PhantomSettings:
+    """Return ranges that training never sees: other contrasts, gains, noise and shapes of tumours."""
+    contrast = {s: dict(t) for s, t in settings.contrast.items()}
+    for sequence, tissue, low, high in (
+        ("t1n", "grey", 0.60, 0.72), ("t1c", "grey", 0.62, 0.76), ("t1c", "enhancing", 1.05, 1.7),
+        ("t2w", "csf", 2.3, 3.4), ("t2w", "oedema", 1.45, 2.0), ("t2f", "oedema", 1.35, 2.0),
+        ("t2f", "grey", 1.3, 1.65), ("t2f", "fluid", 0.4, 1.3), ("t1c", "vessel", 2.2, 3.8),
+    ):  # fmt: skip
+        contrast[sequence][tissue] = (low, high)
+    scanner, tumour = settings.scanner, settings.tumour
+    return replace(
+        settings,
+        world="shifted",
+        contrast=contrast,
+        anatomy=replace(settings.anatomy, bend_long_mm=(2.6, 4.2), ventricle_mm=(1.0, 6.0), fold=(1.1, 1.7)),
+        scanner=replace(
+            scanner,
+            noise=(scanner.noise[0] * 1.5, scanner.noise[1] * 1.5),
+            bias=(scanner.bias[1], scanner.bias[1] * 1.6),
+            coil=(scanner.coil[1] * 0.6, scanner.coil[1] * 1.4),
+        ),
+        tumour=replace(
+            tumour,
+            kinds={"ring": 0.3, "solid": 0.2, "patchy": 0.25, "cystic": 0.1, "diffuse": 0.15},
+            core_ml=(1.0, 60.0), roughness=(0.45, 0.75), rim_mm=(1.2, 4.0), rim_break=(0.3, 1.1), multifocal=0.25,
+        ),
+    )  # fmt: skip
+
+
+def settings_for(world: str = "default", style: str = "gli", *, small: bool = False) -> PhantomSettings:
+    """Return the ranges of a world and a style.
+
+    Raises
+    ------
+    ConfigError
+        The world or the style is unknown.
+    """
+    problems = []
+    if world not in WORLDS:
+        problems.append(f"unknown world {world!r}; known: {', '.join(WORLDS)}")
+    if style not in STYLES:
+        problems.append(f"unknown style {style!r}; known: {', '.join(STYLES)}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    settings = PhantomSettings(style=style, small=small)
+    if style == "ssa":
+        larger = replace(settings.tumour, core_ml=(4.0, 140.0))
+        settings = replace(settings, scanner=_SSA, tumour=larger, contrast=_flatter(_CONTRAST, 0.2))
+    return _shifted(settings) if world == "shifted" else settings

@@ -1,0 +1,299 @@
+"""`teacher-train prepare`: case folders -> nnU-Net dataset, plans, preprocessed cases, folds by patient."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from glialite_runtime import nifti
+from glialite_runtime.cases import Case
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.files import sha256_file, write_bytes, write_json
+from glialite_runtime.sequences import SEQUENCES, to_brats2023
+from glialite_runtime.volume import Orientation
+
+from glialite_distill.cohort import CohortCase, check_splits, cohort_hash, find_cohort, hold_out, make_folds, validate
+from glialite_distill.recipes import find_plan
+from glialite_distill.workspace import (
+    Split,
+    Workspace,
+    cohort_file,
+    label_file,
+    prepared_folder,
+    raw_folder,
+    raw_image_files,
+    splits_file,
+)
+
+__all__ = ["Forecast", "Progress", "Request", "forecast", "prepare", "without_progress"]
+
+T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+
+_AS_STORED: Final = Orientation((0, 1, 2), (False, False, False))
+_CROP_SHARE: Final = 0.4  # of a BraTS-format volume that the brain's box covers
+_SECONDS_PER_MEGAVOXEL: Final = 1.0  # of the whole image: checking, hashing and preprocessing on one core
+
+
+class Progress(Protocol):
+    """What shows progress: yields the items it is given, like `glialite_runtime.command.bar`."""
+
+    def __call__(self, items: Iterable[T], *, label: str, length: int | None = None) -> Iterator[T]:
+        """Yield `items` one by one."""
+        ...
+
+
+def without_progress(items: Iterable[T], *, label: str, length: int | None = None) -> Iterator[T]:  # noqa: ARG001
+    """Yield the items and show nothing."""
+    yield from items
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be prepared.
+
+    Attributes
+    ----------
+    cohorts : tuple of Path
+        Folders of case folders.
+    workspace : Path
+        Where everything is written.
+    labels : str
+        Label convention of every label map.
+    plan : str
+        "full" or "small".
+    folds : int
+        Number of folds; ignored when `splits` brings them.
+    held_out : int
+        Cases that no training sees.
+    splits : Path or None
+        Folds of the user's own, as nnU-Net writes them.
+    seed : int
+        Of the choice of folds and held-out cases.
+    workers : int
+        Cases that are preprocessed at the same time.
+    """
+
+    cohorts: tuple[Path, ...]
+    workspace: Path
+    labels: str = "brats2023"
+    plan: str = "full"
+    folds: int = 5
+    held_out: int = 0
+    splits: Path | None = None
+    seed: int = 1
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a preparation will cost, roughly: measured rates times the number of voxels."""
+
+    cases: int
+    disk_bytes: int
+    seconds: float
+
+
+def forecast(request: Request) -> Forecast:
+    """Estimate disk and time from the files' headers; writes nothing."""
+    spacing = find_plan(request.plan).spacing_mm
+    read, kept = 0.0, 0.0
+    cases = find_cohort(request.cohorts)
+    for case in cases:
+        header, shape, _ = nifti.read_header(next(iter(case.paths.values())))
+        voxels = float(np.prod(shape))
+        read += voxels
+        kept += voxels * float(np.prod(header.get_zooms()[:3])) / float(np.prod(spacing)) * _CROP_SHARE
+    floats = int(kept * (len(SEQUENCES) * 4 + 2))
+    return Forecast(len(cases), floats, read / 1e6 * _SECONDS_PER_MEGAVOXEL / request.workers)
+
+
+def prepare(request: Request, progress: Progress = without_progress) -> Workspace:
+    """Prepare a workspace, or continue where an earlier call was interrupted.
+
+    Raises
+    ------
+    InputError
+        The cohort cannot be used; the message lists every problem.
+    ConfigError
+        Options do not fit the cohort, or the workspace was begun with other options or another cohort.
+    OutputError
+        Something cannot be written.
+    """
+    plan, root = find_plan(request.plan), request.workspace
+    sources = {case.name: case for case in find_cohort(request.cohorts)}
+    record = _record(request, sources, progress)
+    held_out = tuple(record["held_out"])
+    training = tuple(name for name in sorted(sources) if name not in held_out)
+    folds = [Split(tuple(s["train"]), tuple(s["val"])) for s in record["folds"]]
+    if _is_complete(root, record):
+        return Workspace.open(root)
+    for name in progress(sorted(sources), label="link cases"):
+        if name in held_out:
+            _stage_held_out(sources[name], root / "held_out" / name, request.labels)
+        else:
+            _stage(sources[name], raw_folder(root), request.labels)
+    from glialite_distill import nnunet  # noqa: PLC0415 - seconds that a finished preparation need not pay
+
+    nnunet.write_dataset(root, training)
+    LOG.info("nnU-Net fingerprint and plans")
+    nnunet.write_fingerprint(root, request.workers)
+    nnunet.write_plans(root, plan)
+    with ThreadPoolExecutor(request.workers) as pool:
+        done = pool.map(lambda name: nnunet.preprocess_case(root, plan, name), training)
+        for _ in progress(done, label="preprocess", length=len(training)):
+            pass
+    shutil.rmtree(prepared_folder(root) / ".part", ignore_errors=True)
+    _copy_labels(root, training)
+    write_json(splits_file(root), [{"train": list(s.train), "val": list(s.validation)} for s in folds])
+    return Workspace.open(root)
+
+
+def _is_complete(root: Path, record: dict[str, Any]) -> bool:
+    splits = splits_file(root)
+    return splits.is_file() and json.loads(splits.read_text(encoding="utf-8")) == record["folds"]
+
+
+def _options(request: Request) -> dict[str, Any]:
+    brought = sha256_file(request.splits) if request.splits else None
+    return {
+        "labels": request.labels,
+        "plan": request.plan,
+        "folds": None if brought else request.folds,
+        "held_out": request.held_out,
+        "splits_sha256": brought,
+        "seed": request.seed,
+    }
+
+
+def _record(request: Request, sources: dict[str, Case], progress: Progress) -> dict[str, Any]:
+    """Return the parsed `cohort.json`, written now if it is not there; files that stayed are not read again."""
+    path, options = cohort_file(request.workspace), _options(request)
+    stats = {name: _stats(case) for name, case in sources.items()}
+    old: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if old is not None and old["options"] != options:
+        changed = ", ".join(
+            f"{k}: {old['options'][k]} is now {v}" for k, v in options.items() if old["options"][k] != v
+        )
+        raise ConfigError(
+            f"{request.workspace} was prepared with other options ({changed}); "
+            "give the same ones, or another --workspace"
+        )
+    if old is not None and {name: case["files"] for name, case in old["cases"].items()} == stats:
+        return old
+    cases = validate(progress(list(sources.values()), label="check cases"), request.labels)
+    value = cohort_hash(cases, request.labels)
+    if old is not None and old["hash"] != value:
+        raise ConfigError(
+            f"{request.workspace} was prepared from another cohort ({len(old['cases'])} cases, now {len(cases)}, or "
+            "changed files); teachers trained on it would not fit: use another --workspace"
+        )
+    held_out = tuple(old["held_out"]) if old is not None else _choose_held_out(request, cases)
+    folds = _choose_folds(request, [c.name for c in cases if c.name not in held_out])
+    record = {
+        "schema": 1,
+        "hash": value,
+        "options": options,
+        "held_out": list(held_out),
+        "folds": [{"train": list(s.train), "val": list(s.validation)} for s in folds],
+        "cases": {
+            c.name: {"patient": c.patient, "site": c.site, "sha256": dict(c.sha256), "files": stats[c.name]}
+            for c in cases
+        },
+    }
+    write_json(path, record)
+    return record
+
+
+def _stats(case: Case) -> dict[str, list[int]]:
+    """Return size and modification time (ns) of a case's files: when they stand, the content is taken to stand."""
+    files = {**case.paths, **({"seg": case.label} if case.label else {})}
+    return {key: [(found := path.stat()).st_size, found.st_mtime_ns] for key, path in files.items()}
+
+
+def _choose_held_out(request: Request, cases: Sequence[CohortCase]) -> tuple[str, ...]:
+    names = [c.name for c in cases]
+    return hold_out(names, request.held_out, request.seed) if request.held_out else ()
+
+
+def _choose_folds(request: Request, training: list[str]) -> tuple[Split, ...]:
+    if request.splits is None:
+        return make_folds(training, request.folds, request.seed)
+    try:
+        brought = json.loads(request.splits.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{request.splits} is not JSON: {error}") from error
+    return check_splits(brought, training)
+
+
+def _stage(case: Case, raw: Path, convention: str) -> None:
+    """Put a case into nnU-Net's raw folder: links where the file is as needed, else copies in LPS."""
+    for path, target in zip(case.paths.values(), raw_image_files(case.name), strict=True):
+        _stage_image(path, raw / target)
+    if case.label is not None:
+        _stage_label(case.label, raw / label_file(case.name), convention)
+
+
+def _stage_held_out(case: Case, folder: Path, convention: str) -> None:
+    for sequence, path in case.paths.items():
+        _stage_image(path, folder / f"{case.name}-{sequence}.nii.gz")
+    if case.label is not None:
+        _stage_label(case.label, folder / f"{case.name}-seg.nii.gz", convention)
+
+
+def _stage_image(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    _, _, affine = nifti.read_header(source)
+    if Orientation.of(affine) == _AS_STORED and source.name.endswith(".nii.gz"):
+        _link(source, target)
+        return
+    image = nifti.read(source)
+    _write_lps(target, image, image.data)
+
+
+def _stage_label(source: Path, target: Path, convention: str) -> None:
+    if target.exists():
+        return
+    _, _, affine = nifti.read_header(source)
+    if Orientation.of(affine) == _AS_STORED and convention == "brats2023" and source.name.endswith(".nii.gz"):
+        _link(source, target)
+        return
+    image = nifti.read(source)
+    _write_lps(target, image, to_brats2023(image.data, convention))
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # a link whose target is gone
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:  # file systems and accounts without links
+        write_bytes(target, source.read_bytes())
+
+
+def _write_lps(target: Path, image: nifti.Image, stored: npt.NDArray[Any]) -> None:
+    """Write voxels in stored axes as a NIfTI image whose axes run L, P, S."""
+    import nibabel  # noqa: PLC0415 - only cohorts in other axes need it
+
+    orientation = Orientation.of(image.affine)
+    small = stored if stored.dtype.itemsize <= 4 else stored.astype(np.float32)
+    turned = nibabel.Nifti1Image(orientation.to_lps(small).transpose(2, 1, 0), orientation.lps_affine(image))
+    write_bytes(target, gzip.compress(turned.to_bytes(), compresslevel=3, mtime=0))
+
+
+def _copy_labels(root: Path, training: Sequence[str]) -> None:
+    """Keep the label maps beside the preprocessed cases, where nnU-Net's own validation looks for them."""
+    for name in training:
+        target = prepared_folder(root) / "gt_segmentations" / f"{name}.nii.gz"
+        if not target.exists():
+            write_bytes(target, (raw_folder(root) / label_file(name)).read_bytes())

@@ -1,0 +1,174 @@
+"""The file that holds a trained student: weights, shape, voxel size, decision rule and where it all came from."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from glialite_runtime.decode import DecisionRule
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.files import write_bytes
+
+from glialite_distill.student import Student, StudentSpec
+
+__all__ = ["STUDENT_VERSION", "UNREADABLE", "StudentFile", "build_student", "load_student", "save_student"]
+
+STUDENT_VERSION: Final = 1
+"""Version of the format that this code writes, and the newest that it reads."""
+
+UNREADABLE: Final = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What `torch.load` raises on damaged files and on files of another kind."""
+
+_FORMAT: Final = "glialite-student"
+
+
+@dataclass(frozen=True, slots=True)
+class StudentFile:
+    """A trained student.
+
+    Attributes
+    ----------
+    spec : StudentSpec
+        Shape of the network.
+    state : mapping of str to Tensor
+        Weights and BatchNorm statistics to use, as `Student.state_dict` names them, on the CPU.
+    spacing_mm : tuple of float
+        Voxel size (z, y, x) that the student was trained at.
+    decision : DecisionRule
+        How its logits become labels.
+    provenance : mapping
+        What made it; only what JSON can hold.
+    """
+
+    spec: StudentSpec
+    state: Mapping[str, torch.Tensor]
+    spacing_mm: tuple[float, float, float]
+    decision: DecisionRule
+    provenance: Mapping[str, Any]
+
+
+def save_student(path: Path, file: StudentFile) -> None:
+    """Write a student in one step; the same student gives the same bytes.
+
+    Raises
+    ------
+    ConfigError
+        The weights do not fit the spec, are not finite, or the provenance is more than JSON can hold.
+    OutputError
+        The file cannot be written.
+    """
+    problems = _state_problems(file.spec, file.state)
+    try:
+        json.dumps(dict(file.provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        problems.append(f"the provenance is not plain JSON: {error}")
+    if problems:
+        raise ConfigError(f"this student cannot be saved as {path}: " + "; ".join(problems))
+    buffer = io.BytesIO()  # straight to a file, torch would put the temporary file's name into the archive
+    torch.save(
+        {
+            "format": _FORMAT,
+            "version": STUDENT_VERSION,
+            "spec": {
+                "name": file.spec.name,
+                "widths": list(file.spec.widths),
+                "convolutions": file.spec.convolutions,
+            },
+            "state": {name: tensor.detach().cpu().contiguous() for name, tensor in file.state.items()},
+            "spacing_mm": list(file.spacing_mm),
+            "decision": {
+                "thresholds": list(file.decision.thresholds),
+                "minimum_mm3": list(file.decision.minimum_mm3),
+                "temperature": file.decision.temperature,
+            },
+            "provenance": dict(file.provenance),
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def load_student(path: Path) -> StudentFile:
+    """Read a student; nothing in the file is executed.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, truncated, no student, of a newer version, or its weights do not fit its spec.
+    """
+    content = _read(path)
+    version = content.get("version")
+    if not isinstance(version, int) or version > STUDENT_VERSION:
+        raise ConfigError(
+            f"{path} is a student of version {version!r}; this GliaLite reads versions up to {STUDENT_VERSION}: "
+            "update it, or train the student again"
+        )
+    try:
+        spec = StudentSpec(
+            str(content["spec"]["name"]),
+            tuple(int(w) for w in content["spec"]["widths"]),
+            int(content["spec"]["convolutions"]),
+        )
+        z, y, x = (float(mm) for mm in content["spacing_mm"])
+        thresholds, minimum = content["decision"]["thresholds"], content["decision"]["minimum_mm3"]
+        decision = DecisionRule(
+            (float(thresholds[0]), float(thresholds[1]), float(thresholds[2])),
+            (float(minimum[0]), float(minimum[1]), float(minimum[2])),
+            float(content["decision"]["temperature"]),
+        )
+        state, provenance = dict(content["state"]), dict(content["provenance"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is a damaged student file: {error!r}; train it again") from error
+    if problems := _state_problems(spec, state):
+        raise ConfigError(f"{path} is a damaged student file: " + "; ".join(problems))
+    return StudentFile(spec, state, (z, y, x), decision, provenance)
+
+
+def build_student(file: StudentFile) -> Student:
+    """Return the network with the file's weights, in evaluation mode."""
+    student = Student(file.spec)
+    student.load_state_dict(dict(file.state))
+    return student.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give a student.pt that `distill train` wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path} is truncated or no student file ({reason}); give a student.pt that `distill train` wrote"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ConfigError(f"{path} is a torch file but no student; give a student.pt that `distill train` wrote")
+    return content
+
+
+def _state_problems(spec: StudentSpec, state: Mapping[str, Any]) -> list[str]:
+    with torch.device("meta"):
+        wanted = Student(spec).state_dict()
+    problems = [f"tensor {name} is missing" for name in wanted if name not in state]
+    problems += [f"tensor {name} is not one of student {spec.name}'s" for name in state if name not in wanted]
+    for name in wanted.keys() & state.keys():
+        if state[name].shape != wanted[name].shape:
+            problems.append(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(wanted[name].shape)}")
+        elif not torch.isfinite(state[name]).all():
+            problems.append(f"{name} holds NaN or infinite values")
+    return sorted(problems)

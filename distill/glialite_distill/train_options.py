@@ -1,0 +1,135 @@
+"""What decides the result of a training: hyper-parameters, schedule, and which cases it sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from glialite_runtime.errors import ConfigError
+
+from glialite_distill.augment import Augmentation
+from glialite_distill.patches import Shape, SoftLabels, TrainingData
+from glialite_distill.student import STUDENTS
+
+__all__ = ["TrainOptions", "learning_rate", "select_cases"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What decides the result of a training.
+
+    Attributes
+    ----------
+    student : str
+        A key of `STUDENTS`.
+    iterations : int
+        Batches.
+    batch_size : int
+        Patches in a batch.
+    patch : tuple of int
+        Voxels (z, y, x), multiples of the student's divisor.
+    fold : int
+        Whose training cases to train on and whose validation cases to validate on.
+    learning_rate : float
+        Highest, reached after `warm_up` and lowered along a half cosine to nearly 0.
+    warm_up : float
+        Share of the iterations.
+    weight_decay : float
+        Of AdamW, on convolution kernels alone.
+    average : float
+        Decay of the running average of the weights.
+    gradient_clip : float
+        Largest norm of the gradient.
+    temperature, hard_weight, soft_weight : float
+        See `DistillationLoss`; a soft weight of 0 trains on the truth alone.
+    hard_cases : bool
+        Also train, on the truth alone, on cases that have no soft labels.
+    foreground : float
+        Share of patches put on a tumour voxel.
+    validations : int
+        Times that the averaged weights are validated, the last time at the end.
+    seed : int
+        Of everything random.
+    augmentation : Augmentation
+        How patches are changed.
+    """
+
+    student: str = "S"
+    iterations: int = 2000
+    batch_size: int = 2
+    patch: Shape = (64, 80, 64)
+    fold: int = 0
+    learning_rate: float = 2e-3
+    warm_up: float = 0.05
+    weight_decay: float = 0.01
+    average: float = 0.99
+    gradient_clip: float = 1.0
+    temperature: float = 2.0
+    hard_weight: float = 1.0
+    soft_weight: float = 1.0
+    hard_cases: bool = True
+    foreground: float = 0.5
+    validations: int = 10
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.student not in STUDENTS:
+            problems.append(f"student {self.student!r} is unknown; known: {', '.join(STUDENTS)}")
+        else:
+            divisor = STUDENTS[self.student].divisor
+            if any(n <= 0 or n % divisor for n in self.patch):
+                problems.append(f"patch {self.patch}: every edge must be a multiple of {divisor}")
+        for name in ("iterations", "batch_size", "learning_rate", "temperature", "gradient_clip", "validations"):
+            if not 0 < getattr(self, name) < math.inf:
+                problems.append(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warm_up", "average", "foreground"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} must be in 0 to 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "hard_weight", "soft_weight", "seed", "fold"):
+            if not 0 <= getattr(self, name) < math.inf:
+                problems.append(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.hard_weight == self.soft_weight == 0:
+            problems.append("hard_weight and soft_weight are both 0: nothing would be trained")
+        if problems:
+            raise ConfigError("training options: " + "; ".join(problems))
+
+
+def learning_rate(options: TrainOptions, iteration: int) -> float:
+    """Return the learning rate of an iteration (from 0): linear warm-up, then half a cosine down to nearly 0.
+
+    Source: Loshchilov, Hutter, SGDR, ICLR 2017 (arXiv:1608.03983), without restarts.
+    """
+    warm = max(1, round(options.warm_up * options.iterations))
+    if iteration < warm:
+        return options.learning_rate * (iteration + 1) / warm
+    done = (iteration - warm) / max(1, options.iterations - warm)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def select_cases(
+    data: TrainingData, soft: SoftLabels | None, options: TrainOptions
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the cases to train on and to validate on; a held-out case is never one of them.
+
+    Raises
+    ------
+    ConfigError
+        The fold does not exist, soft labels are wanted but there are none, or no case is left to train on.
+    """
+    if options.fold >= len(data.splits):
+        raise ConfigError(f"fold {options.fold} does not exist; the workspace has 0 to {len(data.splits) - 1}")
+    split = data.splits[options.fold]
+    if leaked := sorted({*split.train, *split.validation} & set(data.held_out)):
+        raise ConfigError(f"fold {options.fold} contains held-out cases ({', '.join(leaked)}); prepare it again")
+    labelled: set[str] = set() if soft is None else set(soft.cases)
+    chosen = tuple(c for c in split.train if options.hard_cases or c in labelled)
+    if options.soft_weight > 0 and not labelled & set(chosen):
+        raise ConfigError(
+            "no training case has soft labels; make them with `distill soft-labels`, "
+            "or train on the truth alone with --soft-weight 0"
+        )
+    if not chosen:
+        raise ConfigError(f"no training case is left in fold {options.fold}")
+    return chosen, split.validation

@@ -1,0 +1,157 @@
+"""The state of a training: what a checkpoint holds, and whose checkpoint it is."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.files import write_bytes
+from torch import nn
+
+from glialite_distill.evaluate import on_device
+from glialite_distill.history import HistoryRow
+from glialite_distill.patches import SoftLabels, TrainingData
+from glialite_distill.student import STUDENTS, Student
+from glialite_distill.student_file import UNREADABLE, StudentFile
+from glialite_distill.train_options import TrainOptions
+
+__all__ = ["TrainState", "check_same", "identity_of", "save_checkpoint", "start_or_resume"]
+
+_PRIOR_LOGIT: Final = -3.0
+"""First bias of the head: about one voxel in twenty is tumour (Lin et al., arXiv:1708.02002, section 4.1)."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes while training and goes into a checkpoint."""
+
+    network: Student
+    average: Student
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    iteration: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    history: list[HistoryRow] = field(default_factory=list)
+
+
+def identity_of(
+    data: TrainingData, soft: SoftLabels | None, options: TrainOptions, initial: StudentFile | None
+) -> dict[str, Any]:
+    """Return, JSON-able, what two runs must share to be one training."""
+    start = None
+    if initial is not None:
+        if (initial.spec.widths, initial.spec.convolutions) != (
+            STUDENTS[options.student].widths,
+            STUDENTS[options.student].convolutions,
+        ):
+            raise ConfigError(f"the initial weights are those of a student {initial.spec}, not {options.student}")
+        digest = hashlib.sha256()
+        for name in sorted(initial.state):
+            digest.update(initial.state[name].contiguous().numpy().tobytes())
+        start = digest.hexdigest()
+    plain: dict[str, Any] = asdict(options)
+    plain["patch"] = list(options.patch)
+    plain["augmentation"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["augmentation"].items()}
+    return {
+        "cohort_hash": data.cohort_hash,
+        "soft_label_key": soft.key if soft else None,
+        "options": plain,
+        "initial": start,
+    }
+
+
+def check_same(identity: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
+    """Refuse to continue a training as another one.
+
+    Raises
+    ------
+    ConfigError
+        `found`, read from `path`, is not `identity`; the message names every difference.
+    """
+    different = [key for key in identity if key != "options" and found.get(key) != identity[key]]
+    had = found.get("options", {})
+    different += [f"{k} ({had.get(k)}, now {v})" for k, v in identity["options"].items() if had.get(k) != v]
+    if different:
+        raise ConfigError(
+            f"{path} belongs to another training; different: {', '.join(different)}. "
+            f"Choose another --name, or remove {path.parent} to train again"
+        )
+
+
+def start_or_resume(
+    options: TrainOptions, path: Path, device: torch.device, identity: Mapping[str, Any], initial: StudentFile | None
+) -> TrainState:
+    """Return the state of the checkpoint at `path`, or a fresh one where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The checkpoint is damaged or belongs to another training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        network = Student(STUDENTS[options.student])
+    if network.head.bias is not None:
+        nn.init.constant_(network.head.bias, _PRIOR_LOGIT)
+    if initial is not None:
+        network.load_state_dict(dict(initial.state))
+    network = on_device(network, device)
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    state = TrainState(
+        network,
+        copy.deepcopy(network),
+        torch.optim.AdamW(groups, lr=options.learning_rate),
+        torch.amp.GradScaler(device.type, enabled=half),
+    )
+    if path.is_file():
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+        except UNREADABLE as error:
+            raise ConfigError(f"{path} is damaged ({error!r}); remove it to train from the start") from error
+        check_same(identity, saved["identity"], path)
+        state.network.load_state_dict(saved["network"])
+        state.average.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.scaler.load_state_dict(saved["scaler"])
+        state.iteration, state.sums = saved["iteration"], saved["sums"]
+        state.history = [HistoryRow(**row) for row in saved["history"]]
+        logger.info("continuing at iteration %d of %d", state.iteration, options.iterations)
+    return state
+
+
+def save_checkpoint(state: TrainState, path: Path, identity: Mapping[str, Any]) -> None:
+    """Write everything that changes, in one step.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "identity": dict(identity),
+            "network": state.network.state_dict(),
+            "average": state.average.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "iteration": state.iteration,
+            "sums": state.sums,
+            "history": [asdict(row) for row in state.history],
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())

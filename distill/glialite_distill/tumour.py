@@ -1,0 +1,269 @@
+"""Gliomas that grow in a phantom's brain: core, enhancing rim, necrosis, oedema.
+
+Growth is a travel time: a front leaves the seed, runs freely in white matter, slowly in grey matter, hardly in CSF,
+and not through the falx; thresholds on the travel time give the wanted volumes. All of it is computed at 2 mm, so a
+patient has the same tumour at 1 mm and at 2 mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from glialite_runtime.sequences import ET, NETC, SNFH
+from scipy import ndimage
+
+from glialite_distill.anatomy import Anatomy
+from glialite_distill.phantom_fields import Grid, band_field, linear_matrix, separable, sigmoid, smooth_field, stream
+from glialite_distill.phantom_worlds import TumourRanges
+from glialite_distill.tumour_growth import grow_to_volume
+
+__all__ = [
+    "Tumour",
+    "TumourParts",
+    "draw_tumour",
+    "grow_core",
+    "grow_oedema",
+    "mass_effect_mm",
+    "tumour_parts",
+]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tumour:
+    """What one patient's tumour is like: everything drawn, nothing grown yet.
+
+    Attributes
+    ----------
+    kind : str
+        ring, solid, patchy, cystic or diffuse.
+    core_ml, oedema_ml : float
+        Wanted volumes.
+    foci : int
+        Main foci and satellites; the first is the largest.
+    rim_mm, rim_break, roughness, push : float
+        See `TumourRanges`.
+    bleeding, fluid : float
+        Share of the necrosis with blood products; share of the non-enhancing core that is fluid.
+    seed : int
+        Seed of its smooth fields.
+    """
+
+    kind: str
+    core_ml: float
+    oedema_ml: float
+    foci: int
+    satellites: int
+    rim_mm: float
+    rim_break: float
+    roughness: float
+    push: float
+    bleeding: float
+    fluid: float
+    edge_mm: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TumourParts:
+    """Fractions of a voxel, each (z, y, x) float32 in 0..1, and the label map that they amount to (uint8)."""
+
+    core: Array
+    enhancing: Array
+    fluid: Array
+    blood: Array
+    oedema: Array
+    labels: npt.NDArray[np.uint8]
+
+
+def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour | None:
+    """Draw one patient's tumour, or None for a brain without one; `growth` multiplies its volumes."""
+    rng = stream(seed, "tumour")
+    present = rng.uniform() >= ranges.absent
+    names = tuple(ranges.kinds)
+    weights = np.array([ranges.kinds[name] for name in names])
+    kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+    core_ml = float(np.exp(rng.uniform(*np.log(ranges.core_ml))))
+    ratio = float(np.exp(rng.uniform(*np.log(ranges.oedema_ratio))))
+    if kind == "diffuse":
+        ratio = float(rng.uniform(0.3, 1.6))
+    oedema_ml = min(core_ml * ratio, 140.0) + (float(rng.uniform(1, 12)) if core_ml < 8 else 0.0)
+    enhancing = kind != "diffuse"
+    tumour = Tumour(
+        kind=kind,
+        core_ml=core_ml * growth,
+        oedema_ml=oedema_ml * growth,
+        foci=2 if enhancing and rng.uniform() < ranges.multifocal else 1,
+        satellites=int(rng.integers(1, 4)) if enhancing and rng.uniform() < ranges.satellites else 0,
+        rim_mm=float(rng.uniform(*ranges.rim_mm)),
+        rim_break=float(rng.uniform(*ranges.rim_break)),
+        roughness=float(rng.uniform(*ranges.roughness)),
+        push=float(rng.uniform(*ranges.push)),
+        bleeding=float(rng.uniform(0.2, 0.7)) if enhancing and rng.uniform() < ranges.bleeding else 0.0,
+        fluid=float(rng.uniform(*{"cystic": (0.85, 1.0), "diffuse": (0.0, 0.4)}.get(kind, (0.0, 1.0)))),
+        edge_mm=float(rng.uniform(0.6, 2.5)),
+        seed=seed,
+    )
+    return tumour if present else None
+
+
+def _around(centre: tuple[int, int, int], reach: int, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """Return the box that reaches `reach` voxels from `centre` to all sides."""
+    z, y, x = (slice(max(0, c - reach), min(n, c + reach + 1)) for c, n in zip(centre, shape, strict=True))
+    return z, y, x
+
+
+def _falx(anatomy: Anatomy) -> npt.NDArray[np.bool_]:
+    """Return the sheet between the hemispheres that no front crosses; the corpus callosum stays open."""
+    above_callosum = (anatomy.mni[0] > 32) | (anatomy.mni[1] < -48) | (anatomy.mni[1] > 38)
+    falx: npt.NDArray[np.bool_] = (np.abs(anatomy.mni[2]) < 1.6) & above_callosum & (anatomy.direct < 0.5)
+    return falx
+
+
+def _slowness(anatomy: Anatomy, tumour: Tumour, grid: Grid, grey: float, name: str) -> Array:
+    """Return the time that a front takes per mm: rough, and for oedema with a preferred side."""
+    speed = anatomy.white + np.float32(grey) * anatomy.grey + np.float32(0.02) * anatomy.csf
+    speed += np.float32(0.25) * anatomy.direct * (1 - speed) * (1 - anatomy.csf)
+    rng = stream(tumour.seed, name)
+    rough = np.float32(tumour.roughness) * band_field(rng, grid, (26.0, 13.0, 7.0), 0.8)
+    if name == "oedema":
+        rough += np.float32(0.6) * smooth_field(rng, grid, 45.0)
+    speed *= np.exp(rough)
+    speed[_falx(anatomy) | (anatomy.surface_depth < 0)] = 0.004
+    return 1 / speed
+
+
+def _seed_voxel(rng: np.random.Generator, allowed: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    candidates = np.flatnonzero(allowed)
+    z, y, x = np.unravel_index(candidates[int(rng.integers(candidates.size))], allowed.shape)
+    return int(z), int(y), int(x)
+
+
+def grow_core(anatomy: Anatomy, tumour: Tumour, grid: Grid) -> Array:
+    """Grow the tumour's core.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+        The healthy brain on `grid`.
+    tumour : Tumour
+        What to grow.
+    grid : Grid
+        2 mm grid of the anatomy.
+
+    Returns
+    -------
+    array (z, y, x) float32
+        Level in mm: positive inside the core, about the depth under its surface.
+    """
+    rng = stream(tumour.seed, "seed")
+    supratentorial = (anatomy.mni[0] > -25) & ~((anatomy.mni[0] < 0) & (anatomy.mni[1] < -40))
+    home = (anatomy.white > 0.6) & (anatomy.surface_depth > 7) & supratentorial & (np.abs(anatomy.mni[2]) > 8)
+    slowness = _slowness(anatomy, tumour, grid, 0.75, "core")
+    level = np.full(grid.shape, -60.0, np.float32)
+    shares = [1.0] if tumour.foci == 1 else [0.7, 0.3]
+    shares += [float(rng.uniform(0.01, 0.05)) for _ in range(tumour.satellites)]
+    centre = _seed_voxel(rng, home)
+    for number, share in enumerate(shares):
+        if number >= tumour.foci:  # a satellite stays near
+            near = np.zeros(grid.shape, bool)
+            near[_around(centre, int(10 + 6 * rng.uniform()), grid.shape)] = True
+            place = _seed_voxel(rng, near & home) if (near & home).any() else centre
+        else:
+            place = centre if number == 0 else _seed_voxel(rng, home)
+        start = np.zeros(grid.shape, bool)
+        start[place] = True
+        front = grow_to_volume(slowness, start, anatomy.csf < 0.6, share * tumour.core_ml, grid.spacing_mm)
+        np.maximum(level[front.box], _depth_mm(front.inside, grid.spacing_mm), out=level[front.box])
+    return level
+
+
+def _depth_mm(mask: npt.NDArray[np.bool_], step_mm: float) -> Array:
+    depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    return ndimage.gaussian_filter(depth.astype(np.float32) * np.float32(step_mm), 0.8)
+
+
+def mass_effect_mm(core_level: Array, tumour: Tumour, grid: Grid) -> tuple[Grid, Array]:
+    """Return the push of a core on its surroundings as a backward displacement, mm, with the grid that it is given on.
+
+    The displacement follows the gradient of the blurred core, so tissue moves away from it and returns to its place
+    some centimetres off.
+    """
+    half = Grid(grid.z[::2], grid.y[::2], grid.x[::2])
+    core = ndimage.uniform_filter((core_level > 0).astype(np.float32), 2)[::2, ::2, ::2]
+    radius_mm = float((3 / (4 * np.pi) * core.sum() * half.spacing_mm**3) ** (1 / 3))
+    pull = np.array(np.gradient(ndimage.gaussian_filter(core, max(1.5, 0.7 * radius_mm / half.spacing_mm))))
+    strongest = float(np.sqrt((pull**2).sum(0)).max())
+    pull *= np.float32(tumour.push * radius_mm / max(strongest, 1e-6))
+    return half, pull.astype(np.float32)
+
+
+def grow_oedema(anatomy: Anatomy, core_level: Array, tumour: Tumour, grid: Grid) -> Array:
+    """Grow the oedema from the core through the displaced brain; level in mm of white matter, positive inside."""
+    slowness = _slowness(anatomy, tumour, grid, 0.12, "oedema")
+    core = core_level > 0
+    front = grow_to_volume(slowness, core, (anatomy.csf < 0.5) & ~core, tumour.oedema_ml, grid.spacing_mm)
+    limit = float(front.time[front.inside].max()) if front.inside.any() else 0.0
+    smooth = ndimage.gaussian_filter(np.minimum(front.time, 3 * limit + 20), 0.6)
+    level = np.full(grid.shape, -60.0, np.float32)
+    level[front.box] = np.maximum(limit - smooth, -60)
+    return level
+
+
+def tumour_parts(
+    core_mm: Array, oedema_mm: Array, tumour: Tumour, source: Grid, anatomy: Anatomy, grid: Grid
+) -> TumourParts:
+    """Divide a grown tumour into its parts on the final grid.
+
+    Parameters
+    ----------
+    core_mm, oedema_mm : arrays on `source` (2 mm)
+        Levels from `grow_core` and `grow_oedema`.
+    anatomy : Anatomy
+        The displaced brain on `grid`.
+    """
+    axes = zip(grid.axes, source.axes, strict=True)
+    mz, my, mx = (linear_matrix(target, own) for target, own in axes)
+    depth, oedema = separable(core_mm, (mz, my, mx)), separable(oedema_mm, (mz, my, mx))
+    rng = stream(tumour.seed, "parts")
+    fine = smooth_field(rng, grid, 3.5)
+    middle = smooth_field(rng, grid, 7.0)
+    patches = smooth_field(rng, grid, 13.0)
+    depth += np.float32(0.7) * fine + np.float32(0.5) * middle
+    sharp = np.float32(2.0 / grid.spacing_mm)
+    tissue = 1 - anatomy.csf * (anatomy.ventricle_depth > -2)
+    core = sigmoid(sharp * depth) * tissue
+    rim = _rim_level(depth, fine, middle, patches, tumour)
+    enhancing = core * sigmoid(sharp * rim)
+    rest = core - enhancing
+    fluid = rest * sigmoid(np.float32(3) * (np.float32(4 * tumour.fluid - 2) + patches))
+    blood = (
+        core
+        * sigmoid(np.float32(4) * (middle - np.float32(2.2 - 2 * tumour.bleeding)))
+        * np.float32(tumour.bleeding > 0)
+    )
+    border = np.float32(1.0) * fine + np.float32(1.2) * middle
+    swollen = sigmoid((oedema + border) / np.float32(tumour.edge_mm)) * (1 - core) * (1 - anatomy.csf)
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[(swollen > 0.5)] = SNFH
+    labels[core > 0.5] = NETC
+    labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
+    labels[anatomy.surface_depth < 0] = 0
+    return TumourParts(core, enhancing, fluid, blood, swollen, labels)
+
+
+def _rim_level(depth: Array, fine: Array, middle: Array, patches: Array, tumour: Tumour) -> Array:
+    """Return a level in mm that is positive where the core enhances."""
+    if tumour.kind == "diffuse":
+        return np.full_like(depth, -50.0)
+    broken = np.maximum(patches - np.float32(2.2 - 2 * tumour.rim_break), 0) * np.float32(8)
+    if tumour.kind == "patchy":
+        return (np.float32(3) * (patches + np.float32(0.5) * middle - np.float32(0.9))).astype(np.float32)
+    thickness = {"ring": 1.0, "solid": 3.5, "cystic": 0.6}[tumour.kind] * tumour.rim_mm
+    level = thickness * np.exp(np.float32(0.45) * middle) - depth + np.float32(0.8) * fine - broken
+    if tumour.kind != "cystic":  # septa and islands that enhance inside the necrosis
+        np.maximum(level, np.float32(2.5) * (middle + np.float32(0.4) * fine - np.float32(1.5)), out=level)
+    return level

@@ -1,0 +1,161 @@
+"""``edge-export``: from a trained student to a file that a clinic can run. It parses, calls one function, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run
+from glialite_runtime.errors import BackendUnavailableError, ConfigError, ParityError
+
+if TYPE_CHECKING:
+    from glialite_runtime.bundle import Bundle
+
+    from glialite_export.build import Plan
+
+__all__ = ["app", "main"]
+
+app = new_app("Turn a trained student into a bundle of at most 5 MB for clinics, held to it at every step.")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_FP32_S_PER_MVOXEL: Final = 0.8
+_NATIVE_S_PER_MVOXEL: Final = 1.3
+_START_S: Final = 8.0
+
+
+@app.command(
+    epilog="Examples:  edge-export build --student W/students/S/student.pt --workspace W --out bundle   |   "
+    "edge-export build --student W/students/S/student.pt --workspace W --out bundle.zip --dry-run"
+)
+def build(
+    student: Annotated[Path, typer.Option("--student", help="student.pt that `distill train` wrote.")],
+    workspace: Annotated[Path, typer.Option("--workspace", help="Workspace that the student was trained in.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle: a folder, or a zip when the name ends in .zip.")],
+    target: Annotated[str, typer.Option("--target", help="cpu; gpu is not built yet.")] = "cpu",
+    ranges: Annotated[
+        str, typer.Option("--ranges", help="Activation ranges: min-max, percentile-99.999, -99.99 or -99.9.")
+    ] = "percentile-99.999",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the inputs, forecast, write nothing.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Build a bundle: ONNX, exact 2-D lowering, INT8, with a parity gate after each hop.
+
+    A build that is there already, from the same inputs, is left as it is.
+    """
+    if target == "gpu":
+        raise not_built_yet("--target gpu (FP16 and TensorRT)")
+    if target != "cpu":
+        raise ConfigError(f"--target {target}: choose cpu or gpu")
+    plan, module = _plan(student, workspace, out, ranges)
+    if dry_run:
+        forecast = _forecast(plan, done=module.finished(plan) is not None)
+        emit(forecast, "\n".join(f"{name}: {value}" for name, value in forecast.items()), as_json=as_json)
+        return
+    log_to_stderr()
+    try:
+        bundle = module.build(plan, lambda items, label: _tracked(list(items), label))
+    except ParityError as error:
+        if as_json:
+            emit({"error": str(error), "report": error.report}, "", as_json=True)
+        raise
+    emit(_summary(bundle, out), _text(bundle, out), as_json=as_json)
+
+
+def _plan(student: Path, workspace: Path, out: Path, method: str) -> tuple[Plan, Any]:
+    try:
+        from glialite_export import build as module
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"edge-export needs {error.name}; install it: pip install 'glialite[export,train]'"
+        ) from error
+    return module.plan_build(module.Request(student, workspace, out, method)), module
+
+
+def _tracked(items: list[str], label: str) -> Iterable[str]:
+    return bar(items, label=label)
+
+
+def _forecast(plan: Plan, *, done: bool) -> dict[str, Any]:
+    """Return what a build will cost, from measured rates times voxels; two cores."""
+    voxels = {case: 1e-6 * _voxels(plan, case) for case in {*plan.range_cases, *plan.parity_cases}}
+    exact = 2 * min(0.27, max(voxels.values())) * len(plan.parity_cases[:2])
+    fp32 = sum(voxels[case] for case in plan.range_cases) * 2 + sum(voxels[case] for case in plan.parity_cases) * 1.5
+    parameters = sum(tensor.numel() for tensor in plan.file.state.values())
+    return {
+        "out": str(plan.request.out),
+        "already_built": done,
+        "range_cases": list(plan.range_cases),
+        "parity_cases": list(plan.parity_cases),
+        "seconds": 0 if done else round(_START_S + exact * _NATIVE_S_PER_MVOXEL + fp32 * _FP32_S_PER_MVOXEL),
+        "disk_mb": round(1.2 * parameters / 1e6 + 0.4, 1),
+        "memory_mb": round(700 + 350 * max(voxels.values())),
+    }
+
+
+def _voxels(plan: Plan, case: str) -> int:
+    z, y, x = plan.workspace.shape_of(case)
+    return z * y * x
+
+
+def _summary(bundle: Bundle, out: Path) -> dict[str, Any]:
+    return {
+        "bundle": str(out),
+        "name": bundle.manifest.name,
+        "sha256": bundle.identity,
+        "bytes": sum(len(content) for content in bundle.files.values()),
+        "trained_on": bundle.manifest.trained_on,
+        "parity": bundle.manifest.provenance.get("parity"),
+    }
+
+
+def _text(bundle: Bundle, out: Path) -> str:
+    size = sum(len(content) for content in bundle.files.values())
+    lines = [f"{out}: {bundle.manifest.name}, {size / 1e6:.2f} MB. {bundle.manifest.trained_on}"]
+    for hop in bundle.manifest.provenance.get("parity", []):
+        limits = {row["figure"] for row in hop["limits"]}
+        figures = ", ".join(f"{name} {_figure(value)}" for name, value in hop["figures"].items() if name in limits)
+        lines.append(f"  {hop['hop']}: {figures}")
+    return "\n".join(lines)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        return " / ".join(f"{region} {_figure(item)}" for region, item in value.items())
+    return "not judged" if value is None else f"{value:.2g}" if abs(value) < 0.1 else f"{value:.3f}"
+
+
+@app.command(epilog="Example:  edge-export verify bundle")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle: folder or zip.")],
+    threads: Annotated[int, typer.Option("--threads", min=0, max=64, help="Threads; 0: one a core.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Check every byte of a bundle, and that its golden crop comes out bit for bit here."""
+    from glialite_runtime.bundle import read_bundle
+    from glialite_runtime.verify import selftest
+
+    opened = read_bundle(bundle)
+    tested = selftest(opened, threads)
+    emit(
+        {**_summary(opened, bundle), **tested, "bundle": str(bundle)},
+        f"{bundle}: whole, and the golden crop is bit-identical ({tested['seconds']} s)",
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example:  edge-export package --bundle bundle --out dist")
+def package(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the executable.")],
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle to put inside.")] = None,
+) -> None:
+    """Package the clinic's executable (not built yet)."""
+    del out, bundle
+    raise not_built_yet("edge-export package (the clinic's executable)")
+
+
+def main() -> None:
+    """Entry point of ``edge-export``."""
+    raise SystemExit(run(app))

@@ -1,0 +1,319 @@
+"""Training: the schedule, the cases it sees, exact continuation, and that it learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from glialite_distill import student as students
+from glialite_distill import train as training
+from glialite_distill import train_options, train_state
+from glialite_distill.averaging import refresh_batch_norm, update_average
+from glialite_distill.student import StudentSpec
+from glialite_distill.student_file import load_student
+from glialite_distill.train import Progress, RunSettings, TrainOptions, learning_rate, select_cases, train
+from glialite_distill.train_forecast import forecast
+from glialite_runtime.errors import CheckFailedError, ConfigError, TimeLimitReached
+from torch import nn
+
+SHAPE = (20, 24, 18)
+
+
+@dataclass(frozen=True)
+class Split:
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def ball(number: int) -> npt.NDArray[np.uint8]:
+    """Return labels: a ball of oedema with an enhancing middle, at a place that depends on the number."""
+    centre = np.array([9, 8 + 2 * number, 9])
+    distance = np.linalg.norm(np.moveaxis(np.indices(SHAPE), 0, -1) - centre, axis=-1)
+    return np.where(distance < 2.5, 3, np.where(distance < 5, 2, 0)).astype(np.uint8)
+
+
+@dataclass
+class Data:
+    """Three small cases in which the tumour is bright; `loads` counts."""
+
+    cases: tuple[str, ...] = ("c0", "c1", "c2")
+    held_out: tuple[str, ...] = ("c9",)
+    cohort_hash: str = "cohort" * 4
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    splits: tuple[Split, ...] = (Split(("c1", "c2"), ("c0",)),)
+    loads: int = 0
+
+    def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        self.loads += 1
+        labels = ball(int(case[1:]))
+        image = np.random.default_rng(int(case[1:])).normal(0, 0.3, (4, *SHAPE)).astype(np.float32)
+        image[3] += 3 * (labels > 0)
+        image[1] += 4 * (labels == 3)
+        return image, labels
+
+
+@dataclass
+class Soft:
+    """Soft labels of some cases: the truth, or what a test says."""
+
+    cases: tuple[str, ...] = ("c1",)
+    key: str = "soft" * 4
+    members: tuple[str, ...] = ("baseline",)
+    value: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]] = field(default=lambda labels: labels > 0)
+
+    def load(self, case: str) -> npt.NDArray[np.float32]:
+        return np.stack([self.value(ball(int(case[1:])))] * 3).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Nets this small lose more to two waiting threads than they win."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_student() -> Iterator[None]:
+    """Add a student of a few thousand weights."""
+    known = {**students.STUDENTS, "tiny": StudentSpec("tiny", (8, 16), 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (train_options, train_state, training):
+            patch.setattr(module, "STUDENTS", known)
+        yield
+
+
+OPTIONS = TrainOptions(iterations=8, patch=(16, 16, 16), validations=3)
+
+
+def options(**changes: object) -> TrainOptions:
+    return replace(OPTIONS, **{"student": "tiny", **changes})
+
+
+def settings(folder: Path, **changes: object) -> RunSettings:
+    return replace(RunSettings(folder / "run", folder / "cache"), **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(_tiny_student: None, _one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a training that ran through."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(Data(), Soft(), options(), settings(folder))
+    return folder / "run"
+
+
+def test_learning_rate_by_hand() -> None:
+    """Warm-up over 10 of 110 iterations, the middle of the cosine at half, nearly 0 at the end."""
+    some = replace(OPTIONS, iterations=110, warm_up=10 / 110, learning_rate=1.0)
+    rates = [learning_rate(some, i) for i in (0, 4, 9, 10, 60, 109)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
+
+
+def test_all_problems_of_the_options_are_named_at_once() -> None:
+    """An unknown student, no iterations and a share above 1 in one message."""
+    with pytest.raises(ConfigError, match=r"student 'XL'.*iterations.*foreground"):
+        TrainOptions(student="XL", iterations=0, foreground=2)
+
+
+def test_a_patch_that_the_student_cannot_take_is_refused() -> None:
+    """S halves four times, so 40 is no edge for it."""
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        TrainOptions(patch=(48, 40, 48))
+
+
+def test_cases_without_soft_labels_are_trained_on_unless_refused() -> None:
+    """By default all training cases count; with hard_cases off only those with soft labels."""
+    assert select_cases(Data(), Soft(), options()) == (("c1", "c2"), ("c0",))
+    assert select_cases(Data(), Soft(), options(hard_cases=False)) == (("c1",), ("c0",))
+
+
+def test_a_held_out_case_is_never_trained_on() -> None:
+    """Folds that contain a held-out case are refused."""
+    with pytest.raises(ConfigError, match=r"held-out cases \(c2\)"):
+        select_cases(Data(held_out=("c2",)), Soft(), options())
+
+
+@pytest.mark.parametrize("soft", [None, Soft(cases=("c0",))])
+def test_distilling_without_soft_labels_is_refused(soft: Soft | None) -> None:
+    """Soft labels of validation cases alone are none; the message says how to do without."""
+    with pytest.raises(ConfigError, match="--soft-weight 0"):
+        select_cases(Data(), soft, options())
+
+
+def test_the_truth_alone_needs_no_soft_labels() -> None:
+    """With a soft weight of 0 all training cases are taken."""
+    assert select_cases(Data(), None, options(soft_weight=0.0))[0] == ("c1", "c2")
+
+
+def test_an_unknown_fold_is_refused() -> None:
+    """The message says which folds there are."""
+    with pytest.raises(ConfigError, match="fold 3 does not exist"):
+        select_cases(Data(), Soft(), options(fold=3))
+
+
+def test_a_finished_training_leaves_its_files(whole: Path) -> None:
+    """Student, history and curve lie there, the checkpoint is gone, and the provenance says what was seen."""
+    assert sorted(p.name for p in whole.iterdir()) == ["curve.png", "history.csv", "student.pt"]
+    file = load_student(whole / "student.pt")
+    assert file.spacing_mm == (2.0, 2.0, 2.0)
+    assert file.provenance["train_cases"] == ["c1", "c2"]
+    assert file.provenance["soft_label_cases"] == ["c1"]
+    assert file.provenance["validation_cases"] == ["c0"]
+    assert file.provenance["cohort_hash"] == Data().cohort_hash
+    assert file.provenance["soft_label_key"] == Soft().key
+    rows = (whole / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["iteration", "3", "5", "8"]
+    assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_stopped_after_every_iteration_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """Eight runs of one iteration each give the student.pt of one run of eight, bit for bit."""
+    for done in range(1, 8):
+        with pytest.raises(TimeLimitReached, match=f"after {done} of 8"):
+            train(Data(), Soft(), options(), settings(tmp_path, time_limit_s=0.0))
+    train(Data(), Soft(), options(), settings(tmp_path, time_limit_s=0.0))
+    assert (tmp_path / "run" / "student.pt").read_bytes() == (whole / "student.pt").read_bytes()
+    assert (tmp_path / "run" / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_training_killed_between_checkpoints_ends_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """What was done after the last checkpoint is done again, alike."""
+
+    def die_at(iteration: int) -> Callable[[Progress], None]:
+        def report(progress: Progress) -> None:
+            if progress.iteration == iteration:
+                raise KeyboardInterrupt
+
+        return report
+
+    for seconds, iteration in ((0.0, 3), (1e9, 6)):
+        with pytest.raises(KeyboardInterrupt):
+            train(Data(), Soft(), options(), settings(tmp_path, checkpoint_s=seconds, report=die_at(iteration)))
+    train(Data(), Soft(), options(), settings(tmp_path))
+    assert (tmp_path / "run" / "student.pt").read_bytes() == (whole / "student.pt").read_bytes()
+
+
+def test_a_finished_training_is_not_done_again(whole: Path) -> None:
+    """The same command reads the student and loads no case."""
+    data = Data()
+    seen: list[Progress] = []
+    file = train(data, Soft(), options(), settings(whole.parent, report=seen.append))
+    assert (data.loads, seen) == (0, [])
+    assert file.provenance["iterations"] == 8
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"seed": 5}, r"seed \(0, now 5\)"), ({"temperature": 3.0}, r"temperature \(2.0, now 3.0\)")],
+)
+def test_a_training_with_other_options_is_not_mixed_up(whole: Path, changed: dict[str, object], said: str) -> None:
+    """The message names each option that differs, and what to do."""
+    with pytest.raises(ConfigError, match=said + ".*--name"):
+        train(Data(), Soft(), options(**changed), settings(whole.parent))
+
+
+def test_a_training_on_other_soft_labels_is_not_mixed_up(whole: Path) -> None:
+    """New soft labels are another training."""
+    with pytest.raises(ConfigError, match="soft_label_key"):
+        train(Data(), Soft(key="new"), options(), settings(whole.parent))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    """A truncated checkpoint is named, and not silently started over."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt is damaged"):
+        train(Data(), Soft(), options(), settings(tmp_path))
+
+
+def test_a_diverged_training_stops(tmp_path: Path) -> None:
+    """NaN in the data ends with a sentence instead of a NaN student."""
+
+    class Broken(Data):
+        def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+            image, labels = super().load(case)
+            return image * np.float32("nan"), labels
+
+    with pytest.raises(CheckFailedError, match="diverged"):
+        train(Broken(), Soft(), options(), settings(tmp_path))
+
+
+def test_a_student_learns_a_bright_tumour(tmp_path: Path) -> None:
+    """Eighty iterations on the truth find the tumour of an unseen case."""
+    file = train(Data(), None, options(iterations=80, soft_weight=0.0, learning_rate=1e-2), settings(tmp_path))
+    assert file.provenance["last"]["dice_wt"] > 0.6
+
+
+def test_a_student_of_soft_labels_alone_follows_its_teachers(tmp_path: Path) -> None:
+    """Teachers that see no tumour make a student that sees none, though the truth has one."""
+    blind = Soft(("c1", "c2"), value=lambda labels: labels > 9)
+    file = train(Data(), blind, options(iterations=25, hard_weight=0.0), settings(tmp_path))
+    assert file.provenance["last"]["dice_wt"] == 0
+
+
+def test_training_starts_from_a_given_student(whole: Path, tmp_path: Path) -> None:
+    """With a vanishing learning rate the weights stay those of the given student."""
+    start = load_student(whole / "student.pt")
+    tiny = options(iterations=1, learning_rate=1e-12, validations=1)
+    file = train(Data(), Soft(), tiny, settings(tmp_path), start)
+    torch.testing.assert_close(file.state["head.weight"], start.state["head.weight"])
+
+
+def test_a_given_student_of_another_shape_is_refused(whole: Path, tmp_path: Path) -> None:
+    """S does not start from the weights of a tiny student."""
+    with pytest.raises(ConfigError, match="initial weights"):
+        train(Data(), Soft(), OPTIONS, settings(tmp_path), load_student(whole / "student.pt"))
+
+
+def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
+    """It counts cases and iterations, times a few of them, and leaves no file."""
+    ahead = forecast(Data(), Soft(), options(), settings(tmp_path))
+    assert (ahead.training_cases, ahead.soft_label_cases, ahead.validation_cases) == (2, 1, 1)
+    assert ahead.iterations_left == 8
+    assert 0 < ahead.seconds < 60
+    assert ahead.disk_mb > 3 * 15 * math.prod(SHAPE) / 1e6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forecast_of_a_finished_training_is_zero(whole: Path) -> None:
+    """Nothing is left to do."""
+    ahead = forecast(Data(), Soft(), options(), settings(whole.parent))
+    assert (ahead.iterations_left, ahead.seconds) == (0, 0)
+
+
+def test_the_average_starts_fast_and_ends_slow() -> None:
+    """From 0 towards 1: nine tenths of the way at iteration 0 whatever the decay, a hundredth late."""
+    average, network = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(average.weight)
+    nn.init.ones_(network.weight)
+    update_average(average, network, 0.99, 0)
+    assert average.weight.item() == pytest.approx(0.9)
+    update_average(average, network, 0.99, 10**6)
+    assert average.weight.item() == pytest.approx(0.9 + 0.1 * 0.01)
+
+
+def test_batch_norm_statistics_are_the_mean_over_the_batches() -> None:
+    """Two batches of the means 1 and 3: the running mean is 2, the momentum is as before, the mode is evaluation."""
+    layer = nn.BatchNorm3d(1)
+    layer.running_mean = torch.tensor([77.0])
+    batches = [torch.tensor([0.0, 2.0]), torch.tensor([2.0, 4.0])]
+    refresh_batch_norm(layer, (b[None, None, None, None] for b in batches))
+    assert layer.running_mean.item() == pytest.approx(2)
+    assert layer.running_var.item() == pytest.approx(2)  # of the sample: (1 + 1) / (2 − 1)
+    assert layer.momentum == pytest.approx(0.1)
+    assert not layer.training
+
+
+def test_batch_norm_statistics_without_batches_stay() -> None:
+    """Nothing to average: nothing is reset."""
+    layer = nn.BatchNorm3d(1)
+    layer.running_mean = torch.tensor([77.0])
+    refresh_batch_norm(layer, [])
+    assert layer.running_mean.item() == 77
