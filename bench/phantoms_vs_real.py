@@ -22,6 +22,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import numpy.typing as npt
+import torch
 from glialite_distill.anatomy_template import load_template
 from glialite_distill.phantom import Phantom, make_phantom, settings_for
 from glialite_runtime.sequences import SEQUENCES
@@ -197,16 +198,17 @@ def pictures(out: Path, seeds: Sequence[int]) -> None:
 
 
 def speed(seeds: Sequence[int]) -> None:
-    """Print seconds a case and peak memory, both sizes."""
-    begin = time.perf_counter()
+    """Print processor seconds a case on one thread, and peak memory, for both sizes."""
+    torch.set_num_threads(1)
+    begin = time.process_time()
     load_template()
-    print(f"template, once a process: {time.perf_counter() - begin:.1f} s")
+    print(f"template, once a process: {time.process_time() - begin:.1f} s")
     for small in (True, False):
         seconds = []
         for seed in seeds:
-            begin = time.perf_counter()
+            begin = time.process_time()  # other work on the machine does not count
             make_phantom(seed, settings_for(small=small))
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.process_time() - begin)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"{'2 mm' if small else '1 mm'}: median {np.median(seconds):.2f} s, "

@@ -145,7 +145,7 @@ def tissues(body: Body, grid: Grid, push: tuple[Grid, Array] | None = None) -> A
     grid : Grid
         Voxels to compute, 1 or 2 mm.
     push : pair of a coarse grid and an array (3, z, y, x) float32, optional
-        Mass effect: backward displacement in mm, to be interpolated linearly.
+        Mass effect: backward displacement in mm of the template, to be interpolated linearly.
     """
     template = load_template()
     voxels = _template_voxels(body, grid, push)

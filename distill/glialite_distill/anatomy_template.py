@@ -188,7 +188,8 @@ def _sinuses(hull: Array, z: Array, y: Array, x: Array) -> Array:
 def _region_weights(z: Array, y: Array, x: Array) -> tuple[Array, ...]:
     deep = _blob(z, y, x, (12, -5, 4), (22, 34, 20))
     stem = _blob(z, y, x, (0, -28, -35), (17, 18, 40))
-    cerebellum = sigmoid((tentorium_z(y, x) - z) / 3) * sigmoid((-36 - y) / 3)
+    third = np.float32(1 / 3)
+    cerebellum = sigmoid((tentorium_z(y, x) - z) * third) * sigmoid((-36 - y) * third)
     limbic = np.maximum.reduce(
         [
             _blob(z, y, x, (38, 3, 0), (7, 22, 18)),  # insula

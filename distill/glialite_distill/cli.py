@@ -131,10 +131,9 @@ def train(
     """
     import torch
 
-    from glialite_distill.soft_labels import SoftLabelStore
+    from glialite_distill.device import pick_device
     from glialite_distill.student import STUDENTS
     from glialite_distill.student_file import load_student
-    from glialite_distill.teachers import pick_device
     from glialite_distill.train import RunSettings
     from glialite_distill.train import train as train_student
     from glialite_distill.train_forecast import forecast
@@ -146,7 +145,11 @@ def train(
         torch.set_num_threads(threads)
     limit = math.inf if time_limit is None else _seconds(time_limit)
     ready = Workspace.open(workspace)
-    soft = SoftLabelStore.open(ready) if soft_weight > 0 else None
+    soft = None
+    if soft_weight > 0:
+        from glialite_distill.soft_labels import SoftLabelStore  # brings nnU-Net along: four seconds
+
+        soft = SoftLabelStore.open(ready)
     divisor = STUDENTS[student].divisor if student in STUDENTS else 1
     z, y, x = _patch(patch) if patch else (max(1, n // divisor) * divisor for n in ready.patch_size)
     options = TrainOptions(
@@ -200,8 +203,8 @@ def evaluate(
 
     Example: distill evaluate --workspace work --cohort unseen --compare teachers=out/teachers --csv dice.csv
     """
+    from glialite_distill.device import pick_device
     from glialite_distill.evaluate_run import EvaluationRequest, run_evaluation
-    from glialite_distill.teachers import pick_device
     from glialite_distill.workspace import Workspace
 
     log_to_stderr()

@@ -70,35 +70,46 @@ def extras(seed: int, anatomy: Anatomy, grid: Grid) -> Extras:
     np.maximum(vessel, strength[1] * tube * near, out=vessel)
 
     falx_depth = np.interp(ant, (-70, 50), (38, 14)).astype(np.float32)
-    falx = (
-        sigmoid(2 * narrow * (np.float32(rng.uniform(0.6, 1.3)) - aside))
-        * sigmoid((falx_depth - depth) / 2)
-        * (sup > -15)
-    )
+    falx = sigmoid(2 * narrow * (np.float32(rng.uniform(0.6, 1.3)) - aside))
+    falx *= sigmoid((falx_depth - depth) / 2) * (sup > -15)
     gap = np.exp(-(((sup - roof) / 4) ** 2)) * sigmoid((-28 - ant) / 2)
     tentorium = gap * sigmoid((anatomy.csf - np.float32(0.4)) * 8)
     patchy = sigmoid(4 * (band_field(rng, grid, (24.0, 6.0)) - np.float32(rng.uniform(-0.1, 1.6))))
     skin = sigmoid(2 * narrow * (np.float32(1.2) - depth)) * patchy
     falx *= sigmoid(3 * smooth_field(rng, grid, 12.0) + np.float32(rng.uniform(0, 4)))
     tentorium *= sigmoid(3 * smooth_field(rng, grid, 12.0))
-    dura = np.maximum(
-        strength[2] * np.maximum(falx * anatomy.csf ** np.float32(0.3), tentorium), strength[3] * skin * anatomy.csf
-    )
+    sheets = np.maximum(falx * anatomy.csf ** np.float32(0.3), tentorium)
+    dura = np.maximum(strength[2] * sheets, strength[3] * skin * anatomy.csf)
 
     tufts = np.float32(rng.uniform(0.4, 1)) * sigmoid(4 * (band_field(rng, grid, (7.0, 3.5)) - np.float32(0.7)))
     plexus = anatomy.plexus * sigmoid(narrow * anatomy.ventricle_depth) * tufts
     # what a skull stripper leaves of skull and dura: a dark, uneven rim in every sequence
     left = sigmoid(3 * (band_field(rng, grid, (20.0, 6.0)) + np.float32(rng.uniform(0.0, 2.0))))
-    rind = left * sigmoid(2 * narrow * (np.float32(rng.uniform(0.3, 1.6)) - depth)) * sigmoid((anatomy.csf - 0.3) * 10)
+    rind = left * sigmoid(2 * narrow * (np.float32(rng.uniform(0.3, 2.4)) - depth))
+    rind *= np.maximum(sigmoid((anatomy.csf - np.float32(0.3)) * 10), np.float32(rng.uniform(0, 1)))
     return Extras(vessel, dura * (1 - vessel), plexus, rind)
 
 
 def paint(
-    seed: int, values: Mapping[str, Mapping[str, float]], anatomy: Anatomy, parts: TumourParts | None, grid: Grid
+    seed: int,
+    values: Mapping[str, Mapping[str, float]],
+    anatomy: Anatomy,
+    beside: Extras,
+    parts: TumourParts | None,
+    grid: Grid,
 ) -> Array:
-    """Return the four noiseless sequences, (4, z, y, x) float32, white matter at about 1."""
+    """Return the four noiseless sequences, (4, z, y, x) float32, white matter at about 1.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the regional variation.
+    values : mapping
+        From `draw_values`.
+    anatomy, beside, parts
+        The layers, all on `grid`; `parts` is None for a brain without a tumour.
+    """
     rng = stream(seed, "paint")
-    beside = extras(seed, anatomy, grid)
     white_region, grey_region = smooth_field(rng, grid, 45.0), smooth_field(rng, grid, 25.0)
     texture = band_field(rng, grid, (7.0, 2.8), 1.0)
     mottle = smooth_field(rng, grid, 3.0)

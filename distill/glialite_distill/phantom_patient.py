@@ -11,13 +11,13 @@ from glialite_runtime.sequences import REGION_LABELS, SEQUENCES
 from scipy import ndimage
 
 from glialite_distill.anatomy import draw_body, tissues
-from glialite_distill.phantom_contrast import draw_values, paint
+from glialite_distill.phantom_contrast import draw_values, extras, paint
 from glialite_distill.phantom_fields import FIELD_OF_VIEW_MM, Grid, smooth_field, stream
 from glialite_distill.phantom_scanner import acquire, draw_scanner
 from glialite_distill.phantom_worlds import PhantomSettings
 from glialite_distill.tumour import draw_tumour, grow_core, grow_oedema, mass_effect_mm, tumour_parts
 
-__all__ = ["GENERATOR_VERSION", "Phantom", "make_phantom"]
+__all__ = ["GENERATOR_VERSION", "Phantom", "case_affine", "make_phantom"]
 
 GENERATOR_VERSION: Final = 1
 """Rises whenever the same seed gives another patient."""
@@ -83,7 +83,7 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
         parts = tumour_parts(levels[0], levels[1], tumour, coarse, anatomy, grid)
     values = draw_values(scan, settings)
     inside = _brain_mask(seed, anatomy.surface_depth, grid)
-    perfect = paint(scan, values, anatomy, parts, grid)
+    perfect = paint(scan, values, anatomy, extras(seed, anatomy, grid), parts, grid)
     scanners = {sequence: draw_scanner(scan, sequence, settings.scanner) for sequence in SEQUENCES}
     images = np.zeros((len(SEQUENCES), *whole.shape), np.int16)
     labels = np.zeros(whole.shape, np.uint8)
@@ -108,7 +108,7 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
         "values": _plain(values),
         "scanners": {sequence: _plain(asdict(scanner)) for sequence, scanner in scanners.items()},
     }
-    return Phantom(images, labels, _affine(settings.spacing_mm), meta)
+    return Phantom(images, labels, case_affine(settings.spacing_mm), meta)
 
 
 def _plain(value: Any) -> Any:
@@ -145,7 +145,8 @@ def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: int) -> dict[str, flo
     }
 
 
-def _affine(spacing_mm: int) -> npt.NDArray[np.float64]:
+def case_affine(spacing_mm: int) -> npt.NDArray[np.float64]:
+    """Return the affine of a case: (x, y, z) voxels in LPS to mm in RAS+, the corner where BraTS has it."""
     half = 0.5 * (spacing_mm - 1)  # the centre of the first voxel, mm
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1]).astype(np.float64)
     affine[:3, 3] = -half, FIELD_OF_VIEW_MM[1] - 1 - half, half

@@ -176,7 +176,7 @@ class PhantomSettings:
 
 
 _SSA: Final = ScannerRanges(
-    noise=(0.03, 0.085), blur_mm=(0.5, 1.1), slice_mm=(3.0, 6.0), thick=0.95, coil=(0.1, 0.5), bias=(0.05, 0.15),
+    noise=(0.02, 0.06), blur_mm=(0.5, 1.1), slice_mm=(3.0, 6.0), thick=0.95, coil=(0.1, 0.5), bias=(0.05, 0.15),
     saturation=0.3,
 )  # fmt: skip
 

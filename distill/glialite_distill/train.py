@@ -250,7 +250,7 @@ def train_step(state: TrainState, batch: Batch, options: TrainOptions) -> float:
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), options.gradient_clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    update_average(state.average, state.network, options.average, state.iteration)
+    update_average(state.average, state.network, options.decay, state.iteration)
     state.iteration += 1
     state.sums = [total + value for total, value in zip(state.sums, values, strict=True)]
     return values[0]

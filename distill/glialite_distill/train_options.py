@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from glialite_runtime.errors import ConfigError
 
@@ -12,6 +13,9 @@ from glialite_distill.patches import Shape, SoftLabels, TrainingData
 from glialite_distill.student import STUDENTS
 
 __all__ = ["TrainOptions", "learning_rate", "select_cases"]
+
+
+_AVERAGED_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class TrainOptions:
     weight_decay : float
         Of AdamW, on convolution kernels alone.
     average : float
-        Decay of the running average of the weights.
+        Largest decay of the running average of the weights, see `decay`.
     gradient_clip : float
         Largest norm of the gradient.
     temperature, hard_weight, soft_weight : float
@@ -62,7 +66,7 @@ class TrainOptions:
     learning_rate: float = 2e-3
     warm_up: float = 0.05
     weight_decay: float = 0.01
-    average: float = 0.99
+    average: float = 0.999
     gradient_clip: float = 1.0
     temperature: float = 2.0
     hard_weight: float = 1.0
@@ -94,6 +98,11 @@ class TrainOptions:
             problems.append("hard_weight and soft_weight are both 0: nothing would be trained")
         if problems:
             raise ConfigError("training options: " + "; ".join(problems))
+
+    @property
+    def decay(self) -> float:
+        """Decay of the running average: `average`, less in a short run, which averages over a tenth of itself."""
+        return min(self.average, max(0.0, 1 - 1 / (_AVERAGED_SHARE * self.iterations)))
 
 
 def learning_rate(options: TrainOptions, iteration: int) -> float:

@@ -42,12 +42,14 @@ class Tumour:
         ring, solid, patchy, cystic or diffuse.
     core_ml, oedema_ml : float
         Wanted volumes.
-    foci : int
-        Main foci and satellites; the first is the largest.
+    foci, satellites : int
+        Main foci, the first of which is the larger, and small ones near it.
     rim_mm, rim_break, roughness, push : float
         See `TumourRanges`.
     bleeding, fluid : float
         Share of the necrosis with blood products; share of the non-enhancing core that is fluid.
+    edge_mm : float
+        Width of the oedema's soft border.
     seed : int
         Seed of its smooth fields.
     """
@@ -95,7 +97,7 @@ def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour 
     tumour = Tumour(
         kind=kind,
         core_ml=core_ml * growth,
-        oedema_ml=oedema_ml * growth,
+        oedema_ml=min(oedema_ml * growth, 180.0),
         foci=2 if enhancing and rng.uniform() < ranges.multifocal else 1,
         satellites=int(rng.integers(1, 4)) if enhancing and rng.uniform() < ranges.satellites else 0,
         rim_mm=float(rng.uniform(*ranges.rim_mm)),
@@ -193,7 +195,7 @@ def mass_effect_mm(core_level: Array, tumour: Tumour, grid: Grid) -> tuple[Grid,
     some centimetres off.
     """
     half = Grid(grid.z[::2], grid.y[::2], grid.x[::2])
-    core = ndimage.uniform_filter((core_level > 0).astype(np.float32), 2)[::2, ::2, ::2]
+    core = ndimage.gaussian_filter((core_level > 0).astype(np.float32), 1.0)[::2, ::2, ::2]
     radius_mm = float((3 / (4 * np.pi) * core.sum() * half.spacing_mm**3) ** (1 / 3))
     pull = np.array(np.gradient(ndimage.gaussian_filter(core, max(1.5, 0.7 * radius_mm / half.spacing_mm))))
     strongest = float(np.sqrt((pull**2).sum(0)).max())
@@ -240,15 +242,12 @@ def tumour_parts(
     enhancing = core * sigmoid(sharp * rim)
     rest = core - enhancing
     fluid = rest * sigmoid(np.float32(3) * (np.float32(4 * tumour.fluid - 2) + patches))
-    blood = (
-        core
-        * sigmoid(np.float32(4) * (middle - np.float32(2.2 - 2 * tumour.bleeding)))
-        * np.float32(tumour.bleeding > 0)
-    )
+    blood = core * sigmoid(np.float32(4) * (middle - np.float32(2.2 - 2 * tumour.bleeding)))
+    blood *= np.float32(tumour.bleeding > 0)
     border = np.float32(1.0) * fine + np.float32(1.2) * middle
     swollen = sigmoid((oedema + border) / np.float32(tumour.edge_mm)) * (1 - core) * (1 - anatomy.csf)
     labels = np.zeros(grid.shape, np.uint8)
-    labels[(swollen > 0.5)] = SNFH
+    labels[swollen > 0.5] = SNFH
     labels[core > 0.5] = NETC
     labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
     labels[anatomy.surface_depth < 0] = 0

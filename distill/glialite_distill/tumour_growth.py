@@ -69,9 +69,8 @@ def grow_to_volume(slowness: Array, start: Mask, allowed: Mask, volume_ml: float
         box = tuple(slice(int(a), int(b)) for a, b in sides)
         time = travel_time(slowness[box], start[box], step_mm)
         times = np.where(allowed[box], time, _FAR)
-        limit = min(
-            float(np.partition(times.ravel(), min(count, times.size) - 1)[min(count, times.size) - 1]), 0.9 * _FAR
-        )
+        last_wanted = min(count, times.size) - 1
+        limit = min(float(np.partition(times.ravel(), last_wanted)[last_wanted]), 0.9 * _FAR)
         inside = times <= limit
         taken = np.argwhere(inside)
         edges = zip(box, taken.min(0), taken.max(0), inside.shape, start.shape, strict=True)

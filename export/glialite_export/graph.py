@@ -19,6 +19,7 @@ __all__ = [
     "OPSET",
     "GraphWriter",
     "attributes",
+    "checked",
     "constants",
     "consumers",
     "edges_of",

@@ -26,6 +26,7 @@ from glialite_runtime.cases import find_case
 from glialite_runtime.errors import BatchError, ConfigError
 from glialite_runtime.volume import load_volume
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
 from tests.distill.conftest import write_case
@@ -72,6 +73,17 @@ def test_windows_leave_no_trace(shape: tuple[int, int, int], step: float) -> Non
     image = image_of(shape)
     logits = sliding_window(Pointwise(), image, Window((16, 16, 16), step), CPU)
     np.testing.assert_allclose(logits, image[:3] * 2, atol=1e-5)
+
+
+def test_windows_are_weighted_in_full_precision() -> None:
+    """Where two windows overlap in a corner, weights of 1e-6 still decide; in FP16 they would all be equal."""
+    logits = sliding_window(Ramp(), image_of((16, 16, 24)), WINDOW, CPU)
+    weight = compute_gaussian((16, 16, 16), 1 / 8, 10, torch.float64, CPU).numpy()
+    total, weights = np.zeros((16, 16, 24)), np.zeros((16, 16, 24))
+    for start in (0, 8):
+        total[..., start : start + 16] += weight * np.arange(16)
+        weights[..., start : start + 16] += weight
+    np.testing.assert_allclose(logits[0], total / weights, atol=1e-3)
 
 
 def test_mirroring_averages_both_directions() -> None:

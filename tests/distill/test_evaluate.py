@@ -268,6 +268,14 @@ def test_minimum_sizes_keep_small_true_components() -> None:
     assert fit_minimum_sizes([(logits, labels)], DecisionRule(), 8.0).minimum_mm3 == (0.0, 0.0, 0.0)
 
 
+def test_minimum_sizes_keep_a_healthy_brain_healthy() -> None:
+    """Where there is no tumour, a minimum size that leaves nothing counts as right: 40 mm³ go."""
+    logits = np.full((3, 4, 4, 12), -5, np.float32)
+    logits[:, 1, 1, 1:6] = 5
+    rule = fit_minimum_sizes([(logits, np.zeros((4, 4, 12), np.uint8))], DecisionRule(), 8.0)
+    assert rule.minimum_mm3 == (50.0, 50.0, 50.0)
+
+
 def test_minimum_sizes_without_cases_stay() -> None:
     """No validation case: the rule comes back."""
     rule = DecisionRule(minimum_mm3=(0.0, 0.0, 0.0))
@@ -316,6 +324,8 @@ def test_an_evaluation_compares_all_sources_and_keeps_the_result(case_folder: Pa
     changed, kept = run_evaluation(wanted, Data(), CPU)
     assert not kept
     assert changed["summary"][1]["mean_dice"] == 0
+    save_student(wanted.students["student"], student_file(-9.0))
+    assert run_evaluation(wanted, Data(), CPU)[0]["summary"][0]["mean_dice"] == 0
 
 
 def test_a_changed_csv_is_written_again(case_folder: Path, tmp_path: Path) -> None:

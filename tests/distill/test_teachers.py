@@ -33,7 +33,7 @@ def test_a_warm_start_begins_with_the_same_folds_final_weights(trained: Workspac
     mine, theirs = (load_weights(final_checkpoint(trained, r, 1)) for r in ("grokking", "baseline"))
     distance = max(float((mine[k] - theirs[k]).abs().max()) for k in mine)
     other = load_weights(final_checkpoint(trained, "baseline", 0))
-    assert 0 < distance < max(float((mine[k] - other[k]).abs().max()) for k in mine)
+    assert 0 < distance < 0.2 * max(float((mine[k] - other[k]).abs().max()) for k in mine)
 
 
 def test_finished_teachers_are_skipped(trained: Workspace) -> None:

@@ -116,6 +116,13 @@ def test_learning_rate_by_hand() -> None:
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
 
 
+def test_a_short_run_averages_over_a_tenth_of_itself() -> None:
+    """Of 500 iterations 50 count, of a hundred thousand the thousand that `average` allows."""
+    assert replace(OPTIONS, iterations=500).decay == pytest.approx(0.98)
+    assert replace(OPTIONS, iterations=100_000, average=0.999).decay == 0.999
+    assert replace(OPTIONS, iterations=1).decay == 0
+
+
 def test_all_problems_of_the_options_are_named_at_once() -> None:
     """An unknown student, no iterations and a share above 1 in one message."""
     with pytest.raises(ConfigError, match=r"student 'XL'.*iterations.*foreground"):
@@ -302,7 +309,7 @@ def test_the_average_starts_fast_and_ends_slow() -> None:
 def test_batch_norm_statistics_are_the_mean_over_the_batches() -> None:
     """Two batches of the means 1 and 3: the running mean is 2, the momentum is as before, the mode is evaluation."""
     layer = nn.BatchNorm3d(1)
-    layer.running_mean = torch.tensor([77.0])
+    layer(torch.tensor([70.0, 80.0])[None, None, None, None])  # what it saw before does not count
     batches = [torch.tensor([0.0, 2.0]), torch.tensor([2.0, 4.0])]
     refresh_batch_norm(layer, (b[None, None, None, None] for b in batches))
     assert layer.running_mean.item() == pytest.approx(2)

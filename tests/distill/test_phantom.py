@@ -1,0 +1,208 @@
+"""Phantom patients and cohorts of them, at 2 mm except where 1 mm is the point."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from glialite_distill.phantom import COHORT_FILE, make_phantom, settings_for, write_cohort
+from glialite_distill.phantom_fields import Grid, band_field, smooth_field, stream
+from glialite_distill.phantom_patient import case_affine
+from glialite_runtime.errors import ConfigError, OutputError
+from glialite_runtime.sequences import SEQUENCES
+
+NAMES = ["BraTS-PHA-00001-000", "BraTS-PHA-00002-000", "BraTS-PHA-00003-000", "BraTS-PHA-00003-001"]
+REQUEST = {"seed": 31, "small": True, "style": "both"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three patients, the third scanned twice."""
+    out = tmp_path_factory.mktemp("phantoms")
+    assert write_cohort(out, patients=3, **REQUEST) == NAMES
+    return out
+
+
+def read(case: Path, kind: str) -> np.ndarray:
+    return np.asanyarray(nibabel.load(case / f"{case.name}-{kind}.nii.gz").dataobj)
+
+
+def record(cohort: Path) -> dict:
+    return json.loads((cohort / COHORT_FILE).read_text())["cases"]
+
+
+def contents(case: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(case.iterdir())}
+
+
+def test_a_case_folder_is_a_brats_case_of_2_mm(cohort: Path) -> None:
+    """Five files of 120×120×78 voxels, int16 images and uint8 labels, LPS, honest spacing, nothing else."""
+    case = cohort / NAMES[0]
+    assert sorted(path.name for path in case.iterdir()) == sorted(
+        f"{case.name}-{kind}.nii.gz" for kind in (*SEQUENCES, "seg")
+    )
+    for kind in (*SEQUENCES, "seg"):
+        image = nibabel.load(case / f"{case.name}-{kind}.nii.gz")
+        assert image.shape == (120, 120, 78)
+        assert image.get_data_dtype() == (np.uint8 if kind == "seg" else np.int16)
+        assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+        assert image.header.get_zooms() == (2.0, 2.0, 2.0)
+        assert int(image.header["qform_code"]) + int(image.header["sform_code"]) > 0
+
+
+def test_the_small_grid_lies_in_the_same_place_as_the_full_one() -> None:
+    """The outer corner of the field of view is at the same point at 1 mm and at 2 mm."""
+    corners = []
+    for small in (False, True):
+        affine = case_affine(2 if small else 1)
+        corners.append(affine @ np.array([-0.5, -0.5, -0.5, 1.0]))
+    np.testing.assert_allclose(corners[0], corners[1])
+
+
+def test_sequences_share_one_mask_and_the_background_is_exactly_zero(cohort: Path) -> None:
+    """All four sequences are above zero in the same voxels, labels lie inside them, and the border of the case is 0."""
+    for name in NAMES:
+        brain = read(cohort / name, "t1n") > 0
+        labels = read(cohort / name, "seg")
+        for kind in SEQUENCES:
+            image = read(cohort / name, kind)
+            assert image.min() == 0
+            assert np.array_equal(image > 0, brain)
+        assert not labels[~brain].any()
+        assert set(np.unique(labels)) <= {0, 1, 2, 3}
+        assert 0.9e6 < 8 * brain.sum() < 2.1e6  # mm³
+
+
+def test_the_record_says_what_each_case_is(cohort: Path) -> None:
+    """The record gives style, seed, tumour and volumes, and the volumes are those of the label map."""
+    cases = record(cohort)
+    assert list(cases) == NAMES
+    for name, case in cases.items():
+        assert case["style"] in ("gli", "ssa")
+        assert case["patient"] == name[:-4]
+        labels = read(cohort / name, "seg")
+        assert case["volumes_ml"]["WT"] == pytest.approx((labels > 0).sum() * 0.008, abs=1e-3)
+        assert case["volumes_ml"]["ET"] == pytest.approx((labels == 3).sum() * 0.008, abs=1e-3)
+        assert case["has_tumour"] == bool(labels.any())
+
+
+def test_the_second_scan_shows_the_same_brain_with_a_larger_tumour(cohort: Path) -> None:
+    """Masks overlap almost fully and the whole tumour has grown."""
+    first, second = (read(cohort / name, "t1n") > 0 for name in NAMES[2:])
+    assert 2 * (first & second).sum() / (first.sum() + second.sum()) > 0.96
+    cases = record(cohort)
+    assert cases[NAMES[3]]["volumes_ml"]["WT"] > 1.15 * cases[NAMES[2]]["volumes_ml"]["WT"] > 0
+    assert cases[NAMES[3]]["seed"] == cases[NAMES[2]]["seed"]
+
+
+def test_tumours_look_as_they_are_labelled(cohort: Path) -> None:
+    """Oedema is brighter than brain in FLAIR, enhancing tumour in T1c, averaged over the patients."""
+    oedema, enhancing = [], []
+    for name in NAMES:
+        flair, t1c = (read(cohort / name, kind).astype(float) for kind in ("t2f", "t1c"))
+        labels = read(cohort / name, "seg")
+        healthy = (t1c > 0) & (labels == 0)
+        if (labels == 2).any():
+            oedema.append(flair[labels == 2].mean() / flair[healthy].mean())
+        if (labels == 3).any():
+            enhancing.append(t1c[labels == 3].mean() / t1c[healthy].mean())
+    assert np.mean(oedema) > 1.25
+    assert np.mean(enhancing) > 1.15
+
+
+def test_a_patient_is_the_same_at_1_mm_and_at_2_mm(cohort: Path) -> None:
+    """The full case has 155×240×240 voxels; volumes agree within 15 %, and the tumour lies in the same place."""
+    name = NAMES[2]
+    case, small = record(cohort)[name], read(cohort / name, "seg").T[:77] > 0
+    full = make_phantom(case["seed"], settings_for(style=case["style"]))
+    assert full.images.shape == (4, 155, 240, 240)
+    assert full.images.dtype == np.int16
+    for region in ("WT", "TC"):
+        assert full.meta["volumes_ml"][region] == pytest.approx(case["volumes_ml"][region], rel=0.15)
+    coarse = full.labels[:154].reshape(77, 2, 120, 2, 120, 2).astype(bool).mean((1, 3, 5)) > 0.5
+    assert 2 * (coarse & small).sum() / (coarse.sum() + small.sum()) > 0.85
+
+
+def test_another_seed_is_another_patient() -> None:
+    """Two seeds share nothing but the field of view; the world is recorded."""
+    settings = settings_for("shifted", "ssa", small=True)
+    one, other = (make_phantom(seed, settings) for seed in (5, 6))
+    assert one.images.shape == other.images.shape == (4, 78, 120, 120)
+    assert ((one.images[0] > 0) != (other.images[0] > 0)).mean() > 0.005
+    assert one.meta["body"] != other.meta["body"]
+    assert one.meta["world"] == "shifted"
+
+
+def test_a_cohort_does_not_depend_on_its_size_or_the_workers(cohort: Path, tmp_path: Path) -> None:
+    """A cohort of one patient, made in worker processes, has the same bytes as the first of three."""
+    seen = []
+    write_cohort(tmp_path, patients=1, workers=2, progress=lambda *step: seen.append(step), **REQUEST)
+    assert contents(tmp_path / NAMES[0]) == contents(cohort / NAMES[0])
+    assert seen == [(1, 1)]
+
+
+def test_a_broken_cohort_is_completed_and_the_rest_is_left_alone(cohort: Path, tmp_path: Path) -> None:
+    """Only the case that lacks a file is made again, with the same bytes."""
+    out = tmp_path / "copy"
+    shutil.copytree(cohort, out)
+    before = contents(out / NAMES[1])
+    (out / NAMES[1] / f"{NAMES[1]}-t2f.nii.gz").unlink()
+    kept = (out / NAMES[0]).stat().st_mtime_ns
+    seen = []
+    write_cohort(out, patients=3, progress=lambda *step: seen.append(step), **REQUEST)
+    assert contents(out / NAMES[1]) == before
+    assert (out / NAMES[0]).stat().st_mtime_ns == kept
+    assert seen == [(4, 4)]
+
+
+def test_another_request_for_the_same_folder_is_refused(cohort: Path) -> None:
+    """A cohort is never mixed from two seeds: the message names what differs."""
+    with pytest.raises(ConfigError, match="seed 31"):
+        write_cohort(cohort, patients=3, **(REQUEST | {"seed": 32}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"patients": 0}, "patients"), ({"style": "mri"}, "mri"), ({"world": "flat"}, "flat"), ({"seed": -1}, "seed")],
+)
+def test_senseless_arguments_are_refused(tmp_path: Path, change: dict, words: str) -> None:
+    """Each names the argument or its value, and nothing is written."""
+    with pytest.raises(ConfigError, match=words):
+        write_cohort(tmp_path / "out", **({"patients": 1, **REQUEST} | change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_half_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the third file cannot be written there is an OutputError and no case folder, whole or partial."""
+    write, calls = Path.write_bytes, []
+
+    def failing(path: Path, data: bytes) -> int:
+        calls.append(path)
+        if len(calls) == 3 + 1:  # the record comes first
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    with pytest.raises(OutputError, match="No space left"):
+        write_cohort(tmp_path, patients=1, **REQUEST)
+    assert [path.name for path in tmp_path.iterdir()] == [COHORT_FILE]
+
+
+def test_a_smooth_field_is_the_same_on_every_grid() -> None:
+    """A crop of the 1 mm grid and the 2 mm grid agree where their voxels coincide."""
+    fine = Grid.whole(1).crop((slice(20, 40), slice(50, 80), slice(60, 100)))
+    coarse = Grid.whole(2)
+    a = smooth_field(stream(1, "x"), fine, 10.0)
+    b = smooth_field(stream(1, "x"), coarse, 10.0)
+    halves = (a[0::2] + a[1::2])[:, 0::2, 0::2] / 2  # 2 mm centres lie midway between 1 mm centres
+    assert np.abs(halves - b[10:20, 25:40, 30:50]).max() < 0.25
+    assert smooth_field(stream(1, "x"), coarse, 10.0).std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_band_field_keeps_unit_variance() -> None:
+    """Adding scales does not make a field stronger."""
+    assert band_field(stream(2, "x"), Grid.whole(2), (12.0, 6.0), 0.7).std() == pytest.approx(1.0, abs=0.1)
