@@ -204,14 +204,16 @@ def mass_effect_mm(core_level: Array, tumour: Tumour, grid: Grid) -> tuple[Grid,
 
 
 def grow_oedema(anatomy: Anatomy, core_level: Array, tumour: Tumour, grid: Grid) -> Array:
-    """Grow the oedema from the core through the displaced brain; level in mm of white matter, positive inside."""
+    """Grow the oedema from the core through the displaced brain; level in mm, positive inside."""
     slowness = _slowness(anatomy, tumour, grid, 0.12, "oedema")
     core = core_level > 0
     front = grow_to_volume(slowness, core, (anatomy.csf < 0.5) & ~core, tumour.oedema_ml, grid.spacing_mm)
     limit = float(front.time[front.inside].max()) if front.inside.any() else 0.0
     smooth = ndimage.gaussian_filter(np.minimum(front.time, 3 * limit + 20), 0.6)
+    steepness = np.sqrt(sum(slope**2 for slope in np.gradient(smooth, grid.spacing_mm)))
     level = np.full(grid.shape, -60.0, np.float32)
-    level[front.box] = np.maximum(limit - smooth, -60)
+    # where the front ran faster than 1 a level in time would make the border wider than it is drawn
+    level[front.box] = np.maximum((limit - smooth) / np.clip(steepness, 0.25, 1), -60)
     return level
 
 
@@ -245,12 +247,12 @@ def tumour_parts(
     blood = core * sigmoid(np.float32(4) * (middle - np.float32(2.2 - 2 * tumour.bleeding)))
     blood *= np.float32(tumour.bleeding > 0)
     border = np.float32(1.0) * fine + np.float32(1.2) * middle
-    swollen = sigmoid((oedema + border) / np.float32(tumour.edge_mm)) * (1 - core) * (1 - anatomy.csf)
+    ramp = np.clip(0.5 + (oedema + border) / np.float32(5 * tumour.edge_mm), 0, 1)  # ends: no tail far from the tumour
+    swollen = ramp * ramp * (3 - 2 * ramp) * (1 - core) * (1 - anatomy.csf)
     labels = np.zeros(grid.shape, np.uint8)
     labels[swollen > 0.5] = SNFH
     labels[core > 0.5] = NETC
     labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
-    labels[anatomy.surface_depth < 0] = 0
     return TumourParts(core, enhancing, fluid, blood, swollen, labels)
 
 

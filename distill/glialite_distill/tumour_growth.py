@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 _FAR: Final = np.float32(1e4)
+_MARGIN: Final = 13.0
 
 
 def travel_time(slowness: Array, start: Mask, step_mm: float) -> Array:
@@ -58,7 +59,8 @@ class Front:
 def grow_to_volume(slowness: Array, start: Mask, allowed: Mask, volume_ml: float, step_mm: float) -> Front:
     """Let a front run until it has taken `volume_ml` of allowed voxels (all that it can reach, if there are fewer).
 
-    Times are computed in a box around the start, which is widened until the front stays clear of its sides.
+    Times are computed in a box around the start, which is widened until the front, and `_MARGIN` of time beyond it,
+    stays clear of its sides: soft borders need the times a little farther out.
     """
     count = max(1, round(volume_ml * 1000 / step_mm**3))
     occupied = np.argwhere(start)
@@ -70,9 +72,9 @@ def grow_to_volume(slowness: Array, start: Mask, allowed: Mask, volume_ml: float
         time = travel_time(slowness[box], start[box], step_mm)
         times = np.where(allowed[box], time, _FAR)
         last_wanted = min(count, times.size) - 1
-        limit = min(float(np.partition(times.ravel(), last_wanted)[last_wanted]), 0.9 * _FAR)
+        limit = float(min(np.partition(times.ravel(), last_wanted)[last_wanted], 0.9 * _FAR))
         inside = times <= limit
-        taken = np.argwhere(inside)
+        taken = np.argwhere(time <= limit + _MARGIN)
         edges = zip(box, taken.min(0), taken.max(0), inside.shape, start.shape, strict=True)
         touches = any(
             (first == 0 and b.start > 0) or (last == n - 1 and b.stop < whole) for b, first, last, n, whole in edges

@@ -10,7 +10,6 @@ import pytest
 from glialite_distill import recipes
 from glialite_distill.prepare import Request, prepare
 from glialite_distill.recipes import TrainingPlan
-from glialite_distill.teachers import RunOptions, run_teachers
 from glialite_distill.workspace import Workspace
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
@@ -94,6 +93,8 @@ def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspac
 @pytest.fixture(scope="session")
 def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a workspace with one-epoch teachers of three recipes on both folds; tests must not change it."""
+    from glialite_distill.teachers import RunOptions, run_teachers
+
     workspace = prepare(Request((cohort,), tmp_path_factory.mktemp("trained") / "workspace", plan="tiny", folds=2))
     run_teachers(workspace, MEMBERS, (0, 1), RunOptions(epochs=1, iterations=1, device="cpu"))
     return workspace

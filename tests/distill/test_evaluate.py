@@ -268,6 +268,15 @@ def test_minimum_sizes_keep_small_true_components() -> None:
     assert fit_minimum_sizes([(logits, labels)], DecisionRule(), 8.0).minimum_mm3 == (0.0, 0.0, 0.0)
 
 
+def test_minimum_sizes_are_not_raised_for_next_to_nothing() -> None:
+    """A false voxel beside a tumour of 400 costs 0.001 of Dice: no size is worth that."""
+    labels = np.zeros((10, 10, 10), np.uint8)
+    labels[:4] = 3
+    logits = np.where(labels > 0, 5, -5).astype(np.float32)[None].repeat(3, 0)
+    logits[:, 8, 8, 8] = 5
+    assert fit_minimum_sizes([(logits, labels)], DecisionRule(), 8.0).minimum_mm3 == (0.0, 0.0, 0.0)
+
+
 def test_minimum_sizes_keep_a_healthy_brain_healthy() -> None:
     """Where there is no tumour, a minimum size that leaves nothing counts as right: 40 mm³ go."""
     logits = np.full((3, 4, 4, 12), -5, np.float32)
@@ -278,7 +287,7 @@ def test_minimum_sizes_keep_a_healthy_brain_healthy() -> None:
 
 def test_minimum_sizes_without_cases_stay() -> None:
     """No validation case: the rule comes back."""
-    rule = DecisionRule(minimum_mm3=(0.0, 0.0, 0.0))
+    rule = DecisionRule(minimum_mm3=(7.0, 8.0, 9.0))
     assert fit_minimum_sizes([], rule, 1.0) == rule
 
 
