@@ -91,7 +91,7 @@ def histograms(out: Path, count: int) -> None:
     phantom_curves: dict[str, list[Array]] = {"gli": [], "ssa": []}
     phantom_figures: dict[str, list[Array]] = {"gli": [], "ssa": []}
     regions: dict[str, list[dict[int, list[float]]]] = {"gli": [], "ssa": []}
-    for style in phantom_curves:
+    for style in ("gli", "ssa"):
         for seed in range(100, 100 + count):
             phantom = make_phantom(seed, settings_for("default", style))
             z, mask = z_scores(phantom.images)

@@ -20,7 +20,7 @@ import sys
 from glialite_runtime.cli import app
 from glialite_runtime.command import run
 code = run(app, sys.argv[1:])
-heavy = {"torch", "nnunetv2", "monai", "matplotlib", "scipy.ndimage", "skimage", "onnx", "pandas", "sklearn"} & set(sys.modules)
+heavy = {"torch", "nnunetv2", "monai", "matplotlib", "scipy.ndimage", "skimage", "onnx", "pandas"} & set(sys.modules)
 print("HEAVY", sorted(heavy))
 sys.exit(code)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run, seconds
 from glialite_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def train(
     log_to_stderr()
     if threads is not None:
         torch.set_num_threads(threads)
-    limit = math.inf if time_limit is None else _seconds(time_limit)
+    limit = math.inf if time_limit is None else seconds("--time-limit", time_limit)
     ready = Workspace.open(workspace)
     soft = None
     if soft_weight > 0:
@@ -280,13 +280,6 @@ def _plain_name(text: str) -> str:
     if not re.fullmatch(r"[\w-]+", text) or text == "cache":
         raise ConfigError(f"--name {json.dumps(text)} is not made of letters, digits, - and _, or is taken")
     return text
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text)
-    if found is None:
-        raise ConfigError(f"--time-limit {text!r} is not a number with h, m or s, such as 30h")
-    return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
 
 
 def main() -> None:

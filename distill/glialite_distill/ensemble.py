@@ -28,10 +28,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from glialite_distill import nnunet
+from glialite_distill.device import pick_device
 from glialite_distill.prepare import Progress, without_progress
 from glialite_distill.recipes import find_recipe
 from glialite_distill.runs import final_checkpoint, trained_folds
-from glialite_distill.teachers import load_weights, pick_device
+from glialite_distill.teachers import load_weights
 from glialite_distill.trainers import TRAINERS
 from glialite_distill.workspace import CONFIGURATION, Workspace
 

@@ -21,11 +21,11 @@ from glialite_runtime.errors import ConfigError, InputError, OutputError
 from glialite_runtime.files import sha256_bytes, write_bytes, write_json
 from glialite_runtime.sequences import REGIONS
 
+from glialite_distill.device import pick_device
 from glialite_distill.ensemble import Member, Window, average_probabilities, find_members, load_teacher
 from glialite_distill.prepare import Progress, without_progress
 from glialite_distill.recipes import RECIPES
 from glialite_distill.runs import trained_folds, training_record
-from glialite_distill.teachers import pick_device
 from glialite_distill.workspace import Workspace
 
 __all__ = ["MAX_ERROR", "SoftLabelPlan", "SoftLabelStore", "make_soft_labels", "plan_soft_labels"]

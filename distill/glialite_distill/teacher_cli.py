@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run, seconds
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.recipes import RECIPES, find_recipe, table
@@ -127,7 +127,7 @@ def run_(
         raise not_built_yet(f"--launcher {launcher}")
     if launcher != "local":
         raise ConfigError(f"unknown launcher {launcher!r}; known: local, ddp, slurm")
-    limit = None if time_limit is None else _seconds(time_limit)
+    limit = None if time_limit is None else seconds("--time-limit", time_limit)
     names = _names(recipe)
     for name in names:
         find_recipe(name)
@@ -286,13 +286,6 @@ def _folds(text: str, count: int) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise ConfigError(f"--fold {text!r} is neither 'all' nor numbers such as 0,1")
     return tuple(int(part) for part in text.split(","))
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text)
-    if found is None:
-        raise ConfigError(f"--time-limit {text!r} is not a number with h, m or s, such as 30h")
-    return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
 
 
 def main() -> None:

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as nnunet_trainer_module  # noqa: N813
 import torch
-from glialite_runtime.errors import BackendUnavailableError, ConfigError, TimeLimitReached
+from glialite_runtime.errors import ConfigError, TimeLimitReached
 from glialite_runtime.files import sha256_bytes, sha256_file, write_json
 from glialite_runtime.sequences import REGIONS
 
 from glialite_distill import nnunet
+from glialite_distill.device import pick_device
 from glialite_distill.recipes import Recipe, in_training_order, iterations_of
 from glialite_distill.runs import (
     HISTORY,
@@ -33,7 +34,7 @@ from glialite_distill.runs import (
 from glialite_distill.trainers import TRAINERS, GliaLiteTrainer
 from glialite_distill.workspace import CONFIGURATION, Workspace
 
-__all__ = ["Job", "RunOptions", "load_weights", "make_jobs", "pick_device", "run_teachers"]
+__all__ = ["Job", "RunOptions", "load_weights", "make_jobs", "run_teachers"]
 
 LOG = logging.getLogger(__name__)
 
@@ -74,23 +75,6 @@ class Job:
     recipe: Recipe
     fold: int
     state: str
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called "auto", "cpu" or "cuda".
-
-    Raises
-    ------
-    BackendUnavailableError
-        CUDA is asked for and not there.
-    ConfigError
-        Another name.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device {name!r}; known: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError("CUDA is not available here; use --device cpu, or install torch with CUDA")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def make_jobs(

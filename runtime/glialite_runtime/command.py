@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -11,9 +12,9 @@ from typing import Any, TypeVar
 
 import typer
 
-from glialite_runtime.errors import GliaLiteError, NotBuiltYetError
+from glialite_runtime.errors import ConfigError, GliaLiteError, NotBuiltYetError
 
-__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run"]
+__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run", "seconds"]
 
 T = TypeVar("T")
 
@@ -66,6 +67,14 @@ def log_to_stderr(verbose: bool = False) -> None:
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
     )
+
+
+def seconds(option: str, text: str) -> float:
+    """Return the seconds of a duration such as 30h, 90m or 45s; `option` is named when it is none (`ConfigError`)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text)
+    if found is None:
+        raise ConfigError(f"{option} {text!r} is not a number with h, m or s, such as 30h")
+    return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
 
 
 def bar(items: Iterable[T], *, label: str, length: int | None = None) -> Iterator[T]:

@@ -95,20 +95,20 @@ def test_soft_labels_say_what_was_made(
 
 @pytest.fixture(scope="module")
 def workspace(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the prepared workspace with a student of three iterations on the truth."""
+    """Return a copy of the prepared workspace with a student of two iterations on the truth."""
     root = tmp_path_factory.mktemp("work") / "workspace"
     shutil.copytree(prepared.root, root)
     assert distill("train", "--workspace", root, *TRAIN) == 0
     return root
 
 
-TRAIN = ("--iterations", 3, "--patch", "16,16,32", "--soft-weight", 0, "--device", "cpu")
+TRAIN = ("--iterations", 2, "--patch", "16,16,16", "--soft-weight", 0, "--device", "cpu")
 
 
 def test_a_trained_student_lies_in_the_workspace(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The options are in its provenance; the same command again is instant and says so."""
     file = load_student(workspace / "students" / "S" / "student.pt")
-    assert file.provenance["options"]["patch"] == [16, 16, 32]
+    assert file.provenance["options"]["patch"] == [16, 16, 16]
     assert file.provenance["options"]["soft_weight"] == 0
     assert file.spacing_mm == (2.0, 2.0, 2.0)
     assert distill("train", "--workspace", workspace, *TRAIN) == 0
@@ -120,7 +120,7 @@ def test_training_again_with_other_options_is_refused(workspace: Path, capsys: p
     assert distill("train", "--workspace", workspace, *TRAIN, "--seed", 4) == 2
     assert "seed (0, now 4)" in capsys.readouterr().err
     assert distill("train", "--workspace", workspace, *TRAIN, "--seed", 4, "--name", "other", "--dry-run") == 0
-    assert "3 iterations left" in capsys.readouterr().out
+    assert "2 iterations left" in capsys.readouterr().out
     assert not (workspace / "students" / "other").exists()
 
 
@@ -132,7 +132,7 @@ def test_a_time_limit_stops_with_75_and_goes_on(workspace: Path, capsys: pytest.
     assert distill(*command, "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["already_finished"] is False
-    assert "3 of 3" in captured.err
+    assert "2 of 2" in captured.err
     slow, straight = (load_student(workspace / "students" / name / "student.pt") for name in ("slow", "S"))
     assert all(torch.equal(slow.state[key], straight.state[key]) for key in straight.state)
 

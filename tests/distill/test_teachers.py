@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from glialite_distill.device import pick_device
 from glialite_distill.prepare import Request, prepare
 from glialite_distill.runs import final_checkpoint, fold_folder, latest_checkpoint, status, training_record
-from glialite_distill.teachers import RunOptions, load_weights, make_jobs, pick_device, run_teachers
+from glialite_distill.teachers import RunOptions, load_weights, make_jobs, run_teachers
 from glialite_distill.workspace import Workspace
 from glialite_runtime.errors import BackendUnavailableError, ConfigError, TimeLimitReached
 
