@@ -15,6 +15,8 @@ from glialite_runtime.bundle import Graph, Manifest, golden_file, write_bundle
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.sequences import SEQUENCES
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as every command does: see glialite_runtime.command
+
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0]) + np.array([[0, 0, 0, 0.0], [0, 0, 0, 239], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 BIAS = (-6.0, -8.0, -14.0)
