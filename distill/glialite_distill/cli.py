@@ -17,6 +17,8 @@ from glialite_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from glialite_distill.train import Progress
 
+__all__ = ["app", "main"]
+
 app = new_app("Distil the teachers into a compact student.")
 
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of the prepared cohort.")]

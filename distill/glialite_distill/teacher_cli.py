@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,8 @@ from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_buil
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.recipes import RECIPES, find_recipe, table
+
+__all__ = ["app", "main"]
 
 app = new_app("Train the heavyweight teachers: nnU-Net, its long run, and MedNeXt.")
 
@@ -290,4 +291,4 @@ def _folds(text: str, count: int) -> tuple[int, ...]:
 
 def main() -> None:
     """Run the command and exit with its code."""
-    sys.exit(run(app))
+    raise SystemExit(run(app))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,9 @@ def test_four_loose_files_are_a_case(
     assert (tmp_path / "out" / "Q7" / "Q7-manifest.json").exists()
 
 
-@pytest.mark.parametrize("subject", ["missing", "4-D", "shifted", "nan", "empty", "truncated", "no nifti", "shape"])
+@pytest.mark.parametrize(
+    "subject", ["missing", "4-D", "shifted", "nan", "empty", "truncated", "no nifti", "shape", "bomb"]
+)
 def test_bad_input_is_one_sentence_exit_code_3_and_nothing_written(
     case_folder: Path,
     tmp_path: Path,
@@ -70,6 +73,8 @@ def test_bad_input_is_one_sentence_exit_code_3_and_nothing_written(
             path.write_bytes(b"\x1f\x8bnot really")
         case "shape":
             save(path, image[1:], case.affine)
+        case "bomb":
+            path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1 << 28), compresslevel=1))
     assert call("segment", case_folder, "--out", tmp_path / "out", "--bundle", make_bundle()) == 3
     error = capsys.readouterr().err
     assert error.startswith("error: ")
