@@ -15,13 +15,13 @@ say "2/9  nnU-Net: fingerprint, plan, preprocessing, folds by patient"
 "$BIN/teacher-train" prepare --cohort "$DEMO/cohort" --workspace "$DEMO/workspace" --plan small --folds 2
 
 say "3/9  Teachers: three recipes × two folds, a few epochs each"
-"$BIN/teacher-train" run --workspace "$DEMO/workspace" --recipe "$RECIPES" --fold all --epochs "${EPOCHS:-12}" --iterations 16
+"$BIN/teacher-train" run --workspace "$DEMO/workspace" --recipe "$RECIPES" --fold all --epochs "${EPOCHS:-10}" --iterations 12
 
 say "4/9  Soft labels: every case by the teachers that never saw it"
 "$BIN/distill" soft-labels --workspace "$DEMO/workspace" --members "$RECIPES"
 
 say "5/9  Student"
-"$BIN/distill" train --workspace "$DEMO/workspace" --student S --iterations "${STUDENT_ITERATIONS:-900}" --patch 48,64,48
+"$BIN/distill" train --workspace "$DEMO/workspace" --student S --iterations "${STUDENT_ITERATIONS:-800}" --patch 48,64,48
 
 say "6/9  Export: ONNX, exact 2-D lowering, INT8, a parity gate after each hop, one bundle"
 "$BIN/edge-export" build --student "$DEMO/workspace/students/S/student.pt" --workspace "$DEMO/workspace" --out "$DEMO/bundle"
