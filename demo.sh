@@ -7,9 +7,9 @@ RECIPES=baseline,grokking,mednext-b
 
 say() { printf '\n== %s\n' "$1" >&2; }
 
-say "1/9  Synthetic patients: 24 to learn from, 6 of another world that nobody trains on"
+say "1/9  Synthetic patients: 24 to learn from, 6 that nobody trains on"
 "$BIN/distill" phantoms --out "$DEMO/cohort" --patients "${PATIENTS:-24}" --seed 1 --small
-"$BIN/distill" phantoms --out "$DEMO/unseen" --patients "${UNSEEN:-6}" --seed 1001 --world shifted --small
+"$BIN/distill" phantoms --out "$DEMO/unseen" --patients "${UNSEEN:-6}" --seed 1001 --small
 
 say "2/9  nnU-Net: fingerprint, plan, preprocessing, folds by patient"
 "$BIN/teacher-train" prepare --cohort "$DEMO/cohort" --workspace "$DEMO/workspace" --plan small --folds 2
@@ -34,8 +34,8 @@ say "8/9  The teacher ensemble on the same patients"
 "$BIN/teacher-train" ensemble --workspace "$DEMO/workspace" --members "$RECIPES" --input "$DEMO/unseen" --out "$DEMO/teachers"
 
 say "9/9  Against the truth (Dice)"
-"$BIN/distill" evaluate --student "$DEMO/workspace/students/S/student.pt" --cohort "$DEMO/unseen" \
-    --compare "teacher ensemble=$DEMO/teachers" --compare "student INT8=$DEMO/clinic" --csv "$DEMO/dice.csv"
+"$BIN/distill" evaluate --workspace "$DEMO/workspace" --cohort "$DEMO/unseen" \
+    --compare "teacher ensemble=$DEMO/teachers" --compare "student S (INT8)=$DEMO/clinic" --csv "$DEMO/dice.csv"
 
 say "Open these in a browser:"
 ls "$DEMO"/clinic/*/*-report.html

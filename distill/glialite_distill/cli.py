@@ -192,9 +192,12 @@ def train(
 def evaluate(
     cohort: Annotated[Path, typer.Option("--cohort", help="Folder of case folders with label maps.")],
     workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Evaluate its students; its cases fit the trivial rule.")
+        Path | None,
+        typer.Option("--workspace", "-w", help="Its cases fit the trivial rule; its students are evaluated."),
     ] = None,
-    student: Annotated[list[Path] | None, typer.Option("--student", help="student.pt; may be repeated.")] = None,
+    student: Annotated[
+        list[Path] | None, typer.Option("--student", help="student.pt instead of the workspace's; may be repeated.")
+    ] = None,
     compare: Annotated[list[str] | None, typer.Option(help="NAME=DIR of label maps; may be repeated.")] = None,
     labels: Annotated[str, typer.Option(help="Label convention of the truth.")] = "brats2023",
     csv: Annotated[Path | None, typer.Option(help="Gets a line a case and source; all goes into .json beside.")] = None,
@@ -212,9 +215,8 @@ def evaluate(
     log_to_stderr()
     others = dict(_named(text) for text in compare or [])
     data = Workspace.open(workspace) if workspace else None
-    found = sorted((workspace / "students").glob("*/student.pt")) if workspace else []
-    students = {f"student {path.parent.name}": path for path in found}
-    students |= {f"student {path.parent.name}/{path.name}": path for path in student or []}
+    found = sorted((workspace / "students").glob("*/student.pt")) if workspace and not student else []
+    students = {f"student {path.parent.name} (FP32)": path for path in (*found, *(student or []))}
     if not students and not others:
         raise ConfigError("nothing to evaluate: give a --workspace with a trained student, --student or --compare")
     request = EvaluationRequest(cohort, students, others, labels, csv)

@@ -92,7 +92,7 @@ def run_evaluation(
     if data is not None:
         names = data.splits[0].train[:_FITTED_ON]
         threshold = fit_flair_threshold(data.load(name) for name in names)
-    sources[f"t2f > {threshold:g} SD"] = flair_source(threshold)
+    sources[f"FLAIR > {threshold:g} SD"] = flair_source(threshold)
     scores = evaluate(cases, sources, request.labels)
     result = {"key": key, "table": table(scores), **scores_json(scores)}
     if request.csv is not None:

@@ -173,7 +173,7 @@ def test_evaluating_the_students_of_a_workspace(
     assert distill(*command, "--device", "cpu") == 0
     text = capsys.readouterr().out
     assert "student S" in text
-    assert "t2f > " in text
+    assert "FLAIR > " in text
     value = json.loads((tmp_path / "dice.csv").with_suffix(".json").read_text())
     rule = value["summary"][-1]
     assert rule["dice"]["WT"] > 0.5  # these tumours are bright

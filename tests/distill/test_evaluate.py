@@ -323,7 +323,7 @@ def test_an_evaluation_compares_all_sources_and_keeps_the_result(case_folder: Pa
     wanted = request(case_folder, tmp_path)
     first, kept = run_evaluation(wanted, Data(), CPU)
     assert not kept
-    assert [row["source"] for row in first["summary"]] == ["student", "copy", "t2f > 0.75 SD"]
+    assert [row["source"] for row in first["summary"]] == ["student", "copy", "FLAIR > 0.75 SD"]
     assert first["summary"][1]["mean_dice"] == 1.0
     assert (tmp_path / "dice.csv").read_text().count("\n") == 4
     again, kept = run_evaluation(wanted, Data(), CPU)
@@ -346,7 +346,7 @@ def test_a_changed_csv_is_written_again(case_folder: Path, tmp_path: Path) -> No
     result, kept = run_evaluation(wanted, None, CPU)
     assert not kept
     assert (tmp_path / "dice.csv").read_text() == before
-    assert result["summary"][-1]["source"] == "t2f > 2 SD"
+    assert result["summary"][-1]["source"] == "FLAIR > 2 SD"
 
 
 def test_two_sources_of_one_name_are_refused(case_folder: Path, tmp_path: Path) -> None:
