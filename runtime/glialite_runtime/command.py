@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from glialite_runtime.errors import ConfigError, GliaLiteError, NotBuiltYetError
+from glialite_runtime.errors import BackendUnavailableError, ConfigError, GliaLiteError, NotBuiltYetError
 
 __all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run", "seconds"]
 
@@ -47,6 +47,15 @@ def run(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except GliaLiteError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one place where errors are printed
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "glialite").startswith("glialite"):
+            raise
+        print(  # noqa: T201
+            f"error: this command needs {error.name}, which is not installed: pip install 'glialite[train,export]' "
+            "(the base install is the clinic runtime alone)",
+            file=sys.stderr,
+        )
+        return BackendUnavailableError.exit_code
     except Exception:
         logging.getLogger(__name__).exception("this is a bug in GliaLite")
         return 1

@@ -153,3 +153,15 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("segment", "batch", "inspect", "selftest", "verify"):
         assert call(verb, "--help") == 0
         assert "Example" in capsys.readouterr().out
+
+
+def test_a_missing_library_is_exit_code_5_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training command on a clinic's base install says which extra it needs."""
+
+    def command(args: list[str]) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    assert run(command, []) == 5
+    assert "needs torch" in capsys.readouterr().err
