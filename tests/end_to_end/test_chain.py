@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(demo: Path) -> subprocess.Popen[str]:
-    """Start demo.sh with four patients and a handful of iterations, in a process group of its own."""
-    tiny = {"DEMO": str(demo), "PATIENTS": "4", "UNSEEN": "1", "EPOCHS": "1", "STUDENT_ITERATIONS": "60"}
+    """Start demo.sh in a process group of its own.
+
+    Eight patients and 250 iterations: fewer make a student that the parity gate rightly refuses.
+    """
+    tiny = {"DEMO": str(demo), "PATIENTS": "8", "UNSEEN": "1", "EPOCHS": "1", "STUDENT_ITERATIONS": "250"}
     environment = {**os.environ, **tiny, "BIN": str(Path(sys.executable).parent)}
     return subprocess.Popen(
         ["sh", str(ROOT / "demo.sh")],
@@ -33,7 +36,7 @@ def start(demo: Path) -> subprocess.Popen[str]:
 def test_the_demo_survives_kills_and_ends_with_a_table_and_a_page(tmp_path: Path) -> None:
     """Killed twice without warning, run again: all nine stages, four rows in the table, a report; then it is idle."""
     demo = tmp_path / "demo"
-    for seconds in (25, 70):
+    for seconds in (20, 60):
         running = start(demo)
         time.sleep(seconds)
         os.killpg(running.pid, signal.SIGKILL)
