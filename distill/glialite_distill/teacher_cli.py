@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run, seconds
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.recipes import RECIPES, find_recipe, table
+
+if TYPE_CHECKING:
+    from glialite_distill.workspace import Workspace
 
 __all__ = ["app", "main"]
 
@@ -130,18 +133,10 @@ def run_(
         raise ConfigError(f"unknown launcher {launcher!r}; known: local, ddp, slurm")
     limit = None if time_limit is None else seconds("--time-limit", time_limit)
     names = _names(recipe)
-    for name in names:
-        find_recipe(name)
-
-    import torch
+    ready = _ready(workspace, names, threads)
 
     from glialite_distill.teachers import RunOptions, make_jobs, run_teachers
-    from glialite_distill.workspace import Workspace
 
-    log_to_stderr()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    ready = Workspace.open(workspace)
     folds = _folds(fold, len(ready.splits))
     options = RunOptions(epochs, iterations, seed, device, limit, restart)
     jobs = make_jobs(ready, names, folds, options) if dry_run else run_teachers(ready, names, folds, options)
@@ -213,6 +208,21 @@ def ensemble(
     _predict(workspace, _names(members), None, (input_, out, probabilities, tta, step, device), threads, as_json)
 
 
+def _ready(workspace: Path, recipes_: tuple[str, ...], threads: int | None) -> Workspace:
+    """Check the recipes' names, set torch's threads and open the workspace."""
+    for name in recipes_:
+        find_recipe(name)
+
+    import torch
+
+    from glialite_distill.workspace import Workspace
+
+    log_to_stderr()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Workspace.open(workspace)
+
+
 def _predict(
     workspace: Path,
     recipes_: tuple[str, ...],
@@ -223,18 +233,10 @@ def _predict(
 ) -> None:
     if not 0 < options[4] <= 1:
         raise ConfigError(f"--step {options[4]} is not in (0, 1]")
-    for name in recipes_:
-        find_recipe(name)
-
-    import torch
+    ready = _ready(workspace, recipes_, threads)
 
     from glialite_distill.ensemble import PredictOptions, find_members, predict_folder
-    from glialite_distill.workspace import Workspace
 
-    log_to_stderr()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    ready = Workspace.open(workspace)
     members = find_members(ready, recipes_, folds)
     cases = predict_folder(ready, members, PredictOptions(*options), bar)
     value = {"out": str(options[1]), "members": [[m.recipe, m.fold] for m in members], "cases": list(cases)}

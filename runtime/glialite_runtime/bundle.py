@@ -224,12 +224,11 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 
 
 def _check_files(files: Mapping[str, bytes], checksums: Mapping[str, str], path: Path) -> None:
-    present = set(files)
-    problems = [f"{name} is missing" for name in sorted(set(checksums) - present)]
-    problems += [f"{name} does not belong to it" for name in sorted(present - set(checksums))]
+    problems = [f"{name} is missing" for name in sorted(checksums.keys() - files.keys())]
+    problems += [f"{name} does not belong to it" for name in sorted(files.keys() - checksums.keys())]
     problems += [
         f"{name} was changed"
-        for name in sorted(present & set(checksums))
+        for name in sorted(files.keys() & checksums.keys())
         if sha256_bytes(files[name]) != checksums[name]
     ]
     if problems:

@@ -47,16 +47,14 @@ def run(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except GliaLiteError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one place where errors are printed
         return error.exit_code
-    except ModuleNotFoundError as error:
-        if (error.name or "glialite").startswith("glialite"):
-            raise
-        print(  # noqa: T201
-            f"error: this command needs {error.name}, which is not installed: pip install 'glialite[train,export]' "
-            "(the base install is the clinic runtime alone)",
-            file=sys.stderr,
-        )
-        return BackendUnavailableError.exit_code
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("glialite"):
+            print(  # noqa: T201
+                f"error: this command needs {error.name}, which is not installed: pip install 'glialite[train,export]' "
+                "(the base install is the clinic runtime alone)",
+                file=sys.stderr,
+            )
+            return BackendUnavailableError.exit_code
         logging.getLogger(__name__).exception("this is a bug in GliaLite")
         return 1
     return 0
