@@ -56,11 +56,16 @@ class Graph:
     precision : str
         "int8", "fp16" or "fp32".
     layout : str
-        "depth-as-batch": image (z, 4, y, x) -> logits (z, 3, y, x); "volume": (1, 4, z, y, x) -> (1, 3, z, y, x).
+        "volume": image (1, 4, z, y, x) -> logits (1, 3, z, y, x). "depth-as-batch": (z, 4, y, x) -> (z, 3, y, x).
+        "depth-slabs": the same in three parts, so that the first and the last may be run slab by slab: image ->
+        features (z / 2, c, y / 2, x / 2) uint8; features_in (the same, of the whole case) -> raised (as features);
+        joined (raised and features side by side as channels) -> logits.
     divisor : int
         Every edge of the input must be a multiple of it.
     opset : int
         ONNX operator set.
+    halo : int
+        For "depth-slabs": planes of features around a slab that its first or its last part needs to see.
     """
 
     file: str
@@ -69,6 +74,7 @@ class Graph:
     layout: str
     divisor: int
     opset: int
+    halo: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +283,12 @@ def _parse_graph(graph: Any) -> Graph:
         layout=str(graph["layout"]),
         divisor=int(graph["divisor"]),
         opset=int(graph["opset"]),
+        halo=int(graph.get("halo", 0)),
     )
-    if parsed.layout not in ("depth-as-batch", "volume") or parsed.target not in ("cpu", "gpu"):
+    if parsed.layout not in ("depth-as-batch", "depth-slabs", "volume") or parsed.target not in ("cpu", "gpu"):
         raise ValueError(f"graph {parsed.file}: layout {parsed.layout!r} or target {parsed.target!r}")
-    if not 1 <= parsed.divisor <= 256:
-        raise ValueError(f"graph {parsed.file}: divisor {parsed.divisor}")
+    if not 1 <= parsed.divisor <= 256 or not 0 <= parsed.halo <= 64:
+        raise ValueError(f"graph {parsed.file}: divisor {parsed.divisor} or halo {parsed.halo}")
     return parsed
 
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from glialite_runtime.bundle import Bundle, Graph
-from glialite_runtime.errors import BackendUnavailableError, BundleIntegrityError
+from glialite_runtime.errors import BackendUnavailableError, BundleError, BundleIntegrityError
 from glialite_runtime.sequences import REGIONS
+from glialite_runtime.slabs import available_bytes, plan_slabs
+from glialite_runtime.tensorrt_engine import open_tensorrt_engine
 
-__all__ = ["Engine", "OnnxEngine", "open_engine"]
+__all__ = ["DEQUANTISED", "Engine", "OnnxEngine", "golden_agrees", "open_engine"]
+
+DEQUANTISED: Final = "int8 weights in FP32"
+"""`Engine.precision` of an INT8 graph whose integer kernels are not used."""
+
+_BYTES_PER_VOXEL: Final = 64
+"""Highest use of memory in a run of student S on a whole case, by voxel of its input, measured by `bench/speed.py`."""
+
+_SLAB_VOXELS: Final = 0.9e6
+"""Most voxels of a slab where memory is short."""
 
 
 class Engine(Protocol):
     """Something that turns a normalised case into logits."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, for reports: "int8", "fp16", "fp32" or `DEQUANTISED`."""
+
+    @property
+    def divisor(self) -> int:
+        """Edges that are multiples of this need no padding."""
+
+    @property
+    def golden_crop(self) -> str:
+        """Whether the bundle's golden crop came out as it did where it was made, for reports."""
 
     def logits(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return logits (3, z, y, x) of an image (4, z, y, x); any shape is accepted."""
 
 
 class OnnxEngine:
-    """A graph in onnxruntime on the CPU.
+    """A graph in onnxruntime on the CPU. May be used by several threads at once.
 
     Parameters
     ----------
@@ -32,6 +57,11 @@ class OnnxEngine:
         The ONNX file; weights inside.
     threads : int
         Threads of the network; 0 lets onnxruntime choose one a core.
+    dequantised : bool
+        Leave the graph as it is written, so that an INT8 graph computes in FP32 with the same weights: for a processor
+        whose integer kernels do not give the bits that they should.
+    low_memory : bool
+        Work in slabs, with the same result bit for bit. Without it, that is done where free memory does not suffice.
 
     Raises
     ------
@@ -39,9 +69,13 @@ class OnnxEngine:
         onnxruntime cannot be imported.
     BundleIntegrityError
         onnxruntime cannot load the graph.
+    BundleError
+        `low_memory` is asked for, and the graph is not one that can work in slabs.
     """
 
-    def __init__(self, graph: Graph, model: bytes, threads: int = 0) -> None:
+    def __init__(
+        self, graph: Graph, model: bytes, threads: int = 0, *, dequantised: bool = False, low_memory: bool = False
+    ) -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - 0.2 s
         except ImportError as error:
@@ -49,33 +83,118 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # A plan of one block for all activations is a third larger than what is alive at any time.
+        options.enable_mem_pattern = False
+        # Threads that wait by spinning take the processor from whatever else runs on an old computer.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if dequantised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen exception types without a common base but this
             raise BundleIntegrityError(f"onnxruntime cannot load {graph.file}: {str(error)[:300]}") from error
+        if low_memory and graph.layout != "depth-slabs":
+            raise BundleError(f"{graph.file} cannot work in slabs, which --low-memory needs; build the bundle again")
+        self._nothing = {
+            entry.name: np.zeros(
+                (0, entry.shape[1], graph.divisor, graph.divisor), np.uint8 if "uint8" in entry.type else np.float32
+            )
+            for entry in (self._session.get_inputs() if graph.layout == "depth-slabs" else ())
+        }
         self._graph = graph
+        self._low_memory = low_memory
+        self.golden_crop = "not run"
+        self.precision = DEQUANTISED if dequantised and graph.precision == "int8" else graph.precision
+        self.divisor = graph.divisor
 
     def logits(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return logits (3, z, y, x) of an image (4, z, y, x), padded with zeros to the divisor and cut back."""
-        channels, *shape = image.shape
-        divisor = self._graph.divisor
-        z, y, x = shape
-        padded = [-(-n // divisor) * divisor for n in shape]
-        if self._graph.layout == "depth-as-batch":
-            batch = np.zeros((padded[0], channels, *padded[1:]), np.float32)
-            batch[:z, :, :y, :x] = image.transpose(1, 0, 2, 3)
-            out = self._session.run(["logits"], {"image": batch})[0].transpose(1, 0, 2, 3)
+        """Return logits (3, z, y, x) of an image (4, z, y, x), padded with zeros to the divisor and cut back.
+
+        An image whose edges are multiples of the divisor, and whose memory is depth first (see `preprocess`), is not
+        copied.
+        """
+        z, y, x = image.shape[1:]
+        missing = [-n % self.divisor for n in (z, y, x)]
+        if any(missing):
+            image = np.pad(image, [(0, 0), *((0, n) for n in missing)])
+        if self._graph.layout == "volume":
+            out = self._session.run(["logits"], {"image": np.ascontiguousarray(image[None])})[0][0]
         else:
-            whole = np.zeros((1, channels, *padded), np.float32)
-            whole[0, :, :z, :y, :x] = image
-            out = self._session.run(["logits"], {"image": whole})[0][0]
-        if out.shape != (len(REGIONS), *padded):
-            raise BundleIntegrityError(f"{self._graph.file} gave logits of shape {out.shape}, not {(3, *padded)}")
+            depth_first = np.ascontiguousarray(image.transpose(1, 0, 2, 3))
+            staged = self._graph.layout == "depth-slabs"
+            run = self._in_slabs if staged else self._at_once
+            out = run(depth_first).transpose(1, 0, 2, 3)
+        if out.shape != (len(REGIONS), *image.shape[1:]):
+            raise BundleIntegrityError(
+                f"{self._graph.file} gave logits of shape {out.shape}, not {(len(REGIONS), *image.shape[1:])}"
+            )
         logits: npt.NDArray[np.float32] = out[:, :z, :y, :x]
         return logits
 
+    def _at_once(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = self._session.run(["logits"], {"image": image})[0]
+        return logits
 
-def open_engine(bundle: Bundle, threads: int = 0) -> Engine:
-    """Return the engine for a clinic bundle: its CPU graph."""
+    def _in_slabs(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (z, 3, y, x) of an image (z, 4, y, x): see `Graph.layout`.
+
+        What works at half resolution takes nearly all memory and sees only a few planes around each: it runs slab by
+        slab, and no plane's result depends on where slabs end. What lies deeper sees far and is small: it runs whole.
+        """
+        plane = image.shape[2] * image.shape[3]
+        tight = self._low_memory or available_bytes() < _BYTES_PER_VOXEL * len(image) * plane
+        slabs = plan_slabs(len(image) // 2, self._graph.halo, _SLAB_VOXELS / plane / 2 if tight else math.inf)
+        features = _joined(
+            (self._stage("features", image=image[2 * s.read.start : 2 * s.read.stop])[s.inner] for s in slabs),
+            len(image) // 2,
+        )
+        raised = self._stage("raised", features_in=features)
+        heads = (np.concatenate([raised[s.read], features[s.read]], axis=1) for s in slabs)
+        logits = (self._stage("logits", joined=head) for head in heads)
+        inner = (slice(2 * s.inner.start, 2 * s.inner.stop) for s in slabs)
+        return _joined((part[kept] for part, kept in zip(logits, inner, strict=True)), len(image))
+
+    def _stage(self, wanted: str, **given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Run what lies between one input and one output.
+
+        onnxruntime goes through the whole graph in every run; on the other inputs, which are empty, that takes no time.
+        """
+        found: npt.NDArray[Any] = self._session.run([wanted], self._nothing | given)[0]
+        return found
+
+
+def _joined(parts: Iterator[npt.NDArray[Any]], depth: int) -> npt.NDArray[Any]:
+    """Return the parts one behind the other along the first axis, `depth` long; each is copied, then let go."""
+    whole: npt.NDArray[Any] | None = None
+    done = 0
+    for part in parts:
+        if len(part) == depth:
+            return part
+        whole = np.empty((depth, *part.shape[1:]), part.dtype) if whole is None else whole
+        whole[done : done + len(part)] = part
+        done += len(part)
+    return np.empty(0) if whole is None else whole
+
+
+def golden_agrees(bundle: Bundle, engine: Engine) -> bool:
+    """Return whether the bundle's golden crop comes out bit for bit as it did where the bundle was made."""
+    image, expected = bundle.golden()
+    return np.array_equal(engine.logits(image), expected)
+
+
+def open_engine(bundle: Bundle, threads: int = 0, *, low_memory: bool = False) -> Engine:
+    """Return the engine for a bundle.
+
+    The golden crop is run first, which takes milliseconds: where it does not come out bit for bit, the integer kernels
+    of this computer are not trusted, and the same weights run dequantised in FP32 (`precision` says so).
+    """
+    if all(graph.target == "gpu" for graph in bundle.manifest.graphs):
+        return open_tensorrt_engine(bundle)
     graph = bundle.graph("cpu")
-    return OnnxEngine(graph, bundle.files[graph.file], threads)
+    engine = OnnxEngine(graph, bundle.files[graph.file], threads, low_memory=low_memory)
+    if golden_agrees(bundle, engine):
+        engine.golden_crop = "bit for bit"
+        return engine
+    engine = OnnxEngine(graph, bundle.files[graph.file], threads, dequantised=True, low_memory=low_memory)
+    engine.golden_crop = "differs"
+    return engine

@@ -47,7 +47,8 @@ def volumes_ml(labels: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool
 
     TC and ET are None without a contrast-enhanced T1, which they cannot be told apart without.
     """
-    return _regions(np.bincount(labels.ravel(), minlength=4), voxel_mm3, has_t1c)
+    counts = np.array([np.count_nonzero(labels == value) for value in range(4)])
+    return _regions(counts, voxel_mm3, has_t1c)
 
 
 def lesions(labels: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool = True) -> tuple[Lesion, ...]:

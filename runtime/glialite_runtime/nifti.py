@@ -211,7 +211,7 @@ def _skip_to(stream: Any, header: Any, path: Path) -> None:
 def _fill(stream: Any, flat: npt.NDArray[Any], path: Path) -> None:
     view, done = memoryview(flat.data).cast("B"), 0
     while done < len(view):
-        got = stream.readinto(view[done : done + (1 << 24)])
+        got = stream.readinto(view[done : done + (1 << 20)])
         if not got:
             raise InputError(f"{path} is truncated: {done:,} of {len(view):,} bytes of voxels; copy it again")
         done += got
@@ -219,6 +219,9 @@ def _fill(stream: Any, flat: npt.NDArray[Any], path: Path) -> None:
 
 def _scaled(data: npt.NDArray[Any], header: Any, path: Path) -> npt.NDArray[Any]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if data.dtype.kind == "f" and data.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as that
+            data = data.astype(np.float32)
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         count = int(np.count_nonzero(~np.isfinite(data)))
         raise IntensityError(f"{path} holds {count:,} voxels that are NaN or infinite; repair or export it again")

@@ -20,6 +20,7 @@ COLOURS: Final = {"WT": (64, 224, 96), "TC": (255, 176, 32), "ET": (255, 64, 96)
 """Outline colour (red, green, blue) by region; the outlines also differ in dash, for print in black and white."""
 
 _DASH_PX: Final = {"WT": (1, 0), "TC": (8, 4), "ET": (3, 3)}  # drawn, left out
+_GREYS: Final = 256 - len(COLOURS)  # a pixel is a byte: a grey, or one of the outline colours
 _PIXELS_PER_MM: Final = 2.5
 _MARGIN_MM: Final = 6.0
 
@@ -94,7 +95,7 @@ def _burn(picture: npt.NDArray[np.uint8], letter: str, *, right: bool) -> None:
     left = picture.shape[1] - width - 4 if right else 4
     if top < 0 or left < 0:
         return
-    picture[top : top + height, left : left + width][glyph] = 255
+    picture[top : top + height, left : left + width][glyph] = _GREYS - 1
 
 
 def draw(
@@ -134,12 +135,12 @@ def draw(
     values = image[image != 0]
     low, high = np.percentile(values, (1, 99.5)) if values.size else (0.0, 1.0)
     shape = (round(image.shape[0] * row_mm * _PIXELS_PER_MM), round(image.shape[1] * column_mm * _PIXELS_PER_MM))
-    grey = np.clip((_bigger(image, shape) - low) / max(high - low, 1e-6), 0, 1) * 255
+    grey = np.clip((_bigger(image, shape) - low) / max(high - low, 1e-6), 0, 1) * (_GREYS - 1)
     grey *= _bigger(image != 0, shape) > 0.5
-    picture = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    for region, mask in zip(REGIONS, region_masks(outline[None])[:, 0], strict=True):
+    picture = grey.astype(np.uint8)
+    for colour, (region, mask) in enumerate(zip(REGIONS, region_masks(outline[None])[:, 0], strict=True), _GREYS):
         if mask.any():
-            picture[_outline(_bigger(mask, shape) > 0.5, _DASH_PX[region])] = COLOURS[region]
+            picture[_outline(_bigger(mask, shape) > 0.5, _DASH_PX[region])] = colour
     _burn(picture, plane.edges[0], right=False)
     _burn(picture, plane.edges[1], right=True)
     return _png(picture)
@@ -157,14 +158,16 @@ def _crop_box(mask: npt.NDArray[np.bool_], spacing_mm: tuple[float, float]) -> t
 
 
 def _png(picture: npt.NDArray[np.uint8]) -> bytes:
-    """Encode an array (row, column, 3) as PNG."""
-    height, width, _ = picture.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # a zero before each row: no filter
-    rows[:, 1:] = picture.reshape(height, -1)
+    """Encode an array (row, column) as PNG: values under `_GREYS` are greys, then come the colours of `REGIONS`."""
+    height, width = picture.shape
+    rows = np.zeros((height, 1 + width), np.uint8)  # a zero before each row: no filter
+    rows[:, 1:] = picture
+    greys = np.linspace(0, 255, _GREYS).round().astype(np.uint8).repeat(3).tobytes()
+    palette = greys + b"".join(bytes(COLOURS[region]) for region in REGIONS)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)) + chunk(b"PLTE", palette)
     body = chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")

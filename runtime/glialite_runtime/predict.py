@@ -25,9 +25,25 @@ from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
 from glialite_runtime.report import render
 from glialite_runtime.volume import Volume, load_volume
 
-__all__ = ["Outputs", "Segmentation", "finished", "outputs_of", "segment", "write"]
+__all__ = ["NetworkRun", "Outputs", "Segmentation", "finished", "outputs_of", "segment", "write"]
 
 _LISTED_ML: Final = 0.05  # smaller components are counted, not listed
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRun:
+    """How the network ran.
+
+    Attributes
+    ----------
+    precision : str
+        See `Engine.precision`.
+    golden_crop : str
+        See `Engine.golden_crop`.
+    """
+
+    precision: str
+    golden_crop: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,8 @@ class Segmentation:
         Components of the whole tumour, largest first.
     quality : Quality
         What the intake gate found.
+    network : NetworkRun
+        How the network ran.
     timings_s : dict
         Stage -> seconds.
     """
@@ -58,6 +76,7 @@ class Segmentation:
     volumes_ml: dict[str, float | None]
     lesions: tuple[Lesion, ...]
     quality: Quality
+    network: NetworkRun
     timings_s: dict[str, float]
 
 
@@ -108,9 +127,11 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     clock.lap("read")
     manifest = bundle.manifest
     quality = inspect_volume(volume, manifest.accepted_sequences)
-    image, geometry = preprocess(volume, manifest.spacing_mm)
+    image, geometry = preprocess(volume, manifest.spacing_mm, engine.divisor)
     clock.lap("preprocess")
+    ran = NetworkRun(engine.precision, engine.golden_crop)
     logits = engine.logits(image)
+    del image
     clock.lap("network")
     has_t1c = "t1c" in volume.sequences
     cropped = decode(restore_logits(logits, geometry), manifest.decision, volume.voxel_mm3, has_t1c=has_t1c)
@@ -118,7 +139,7 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     found = lesions(labels, volume.voxel_mm3, has_t1c=has_t1c)
     volumes = volumes_ml(labels, volume.voxel_mm3, has_t1c=has_t1c)
     clock.lap("postprocess")
-    return Segmentation(case, volume, labels, volumes, found, quality, clock.timings_s)
+    return Segmentation(case, volume, labels, volumes, found, quality, ran, clock.timings_s)
 
 
 def _fingerprint(case: Case, bundle: Bundle) -> dict[str, Any]:
@@ -171,6 +192,7 @@ def write(segmentation: Segmentation, bundle: Bundle, out: Path) -> Outputs:
             "sha256": bundle.identity,
             "trained_on": bundle.manifest.trained_on,
             "intended_use": bundle.manifest.intended_use,
+            **asdict(segmentation.network),
             "decision": {k: v for k, v in asdict(bundle.manifest.decision).items() if k != "logit_thresholds"},
         },
         "inputs": fingerprint["inputs"],

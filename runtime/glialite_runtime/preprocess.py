@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +66,29 @@ def _filled(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _mean_and_sd(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return mean and population SD; exact for 8- and 16-bit integers, so alike on every processor."""
+    """Return mean and population SD, alike on every processor: whatever is added up are whole numbers.
+
+    Exact for 8- and 16-bit integers. Other values are rounded to at least 17 bits of the largest one first, which over
+    the voxels of a brain moves mean and SD by less than float32 can tell.
+    """
+    count = int(values.size)
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
         low = int(values.min())
         counts = np.bincount(values.astype(np.int32) - low)
         at = np.arange(len(counts), dtype=np.int64)
-        total, count = int((counts * at).sum()), int(values.size)
-        square = int((counts * at * at).sum())
-        return low + total / count, (max(count * square - total * total, 0) ** 0.5) / count
-    return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        total, square, unit = int((counts * at).sum()), int((counts * at * at).sum()), 1.0
+    else:
+        bits = min(20, (62 - count.bit_length()) // 2)  # the sum of squares fits into 64 bits
+        reals = values.astype(np.float32)
+        exponent = bits - math.frexp(float(np.abs(reals).max()))[1]
+        whole = np.rint(np.ldexp(reals, exponent)).astype(np.int64)
+        low, total, square, unit = 0, int(whole.sum()), int((whole * whole).sum()), 2.0**-exponent
+    sd = (max(count * square - total * total, 0) ** 0.5) / count
+    return low + unit * total / count, unit * sd
 
 
 def normalise(channel: npt.NDArray[Any], mask: npt.NDArray[np.bool_], out: npt.NDArray[np.float32]) -> None:
-    """Z-score a channel over a mask into `out`; 0 outside the mask.
+    """Z-score a channel over a mask into `out`; 0 outside the mask. One pass over memory, plane by plane.
 
     Parameters
     ----------
@@ -93,13 +104,17 @@ def normalise(channel: npt.NDArray[Any], mask: npt.NDArray[np.bool_], out: npt.N
     Source: nnU-Net's ``ZScoreNormalization`` with ``use_mask_for_norm`` (Isensee et al., Nature Methods 18, 2021).
     """
     mean, sd = _mean_and_sd(channel[mask])
-    np.subtract(channel, np.float32(mean), out=out, dtype=np.float32, casting="unsafe")
-    out /= np.float32(max(sd, 1e-8))
-    out *= mask
+    centre, scale = np.float32(mean), np.float32(max(sd, 1e-8))
+    plane = np.empty(mask.shape[1:], np.float32)  # stays in the processor's cache
+    for stored, inside, wanted in zip(channel, mask, out, strict=True):
+        plane[...] = stored
+        plane -= centre
+        plane /= scale
+        np.multiply(plane, inside, out=wanted)
 
 
 def preprocess(
-    volume: Volume, spacing_mm: tuple[float, float, float] | None = None
+    volume: Volume, spacing_mm: tuple[float, float, float] | None = None, divisor: int = 1
 ) -> tuple[npt.NDArray[np.float32], Geometry]:
     """Turn a case into the network's input.
 
@@ -112,11 +127,13 @@ def preprocess(
         The case; at least one voxel of it is not 0 (the intake gate sees to that).
     spacing_mm : tuple of float, optional
         Voxel size (z, y, x) of the model; None keeps the image's own.
+    divisor : int
+        Every edge is filled up with zeros to a multiple of it; the network's own need, so that it copies nothing.
 
     Returns
     -------
     float32 array (4, z, y, x)
-        Channels as in `SEQUENCES`.
+        Channels as in `SEQUENCES`; in memory z comes first, as the lowered network reads it.
     Geometry
         How to undo it.
     """
@@ -129,20 +146,36 @@ def preprocess(
     mask = _filled(nonzero[box])
     del nonzero
     shape = mask.shape if spacing_mm is None else shape_at(mask.shape, volume.spacing_mm, spacing_mm)
-    image = np.zeros((len(SEQUENCES), *shape), np.float32)
-    scratch = image[0] if shape == mask.shape else np.empty(mask.shape, np.float32)
+    z, y, x = (-(-n // divisor) * divisor for n in shape)
+    image = np.zeros((z, len(SEQUENCES), y, x), np.float32).transpose(1, 0, 2, 3)
     for sequence, channel in zip(volume.sequences, volume.channels, strict=True):
-        target = image[SEQUENCES.index(sequence)]
+        target = image[SEQUENCES.index(sequence), : shape[0], : shape[1], : shape[2]]
         if shape == mask.shape:
             normalise(channel[box], mask, target)
         else:
+            scratch = np.empty(mask.shape, np.float32)
             normalise(channel[box], mask, scratch)
             target[...] = resize(scratch, shape, order=3)
     return image, Geometry((full[0], full[1], full[2]), start, stop, (shape[0], shape[1], shape[2]))
 
 
 def restore_logits(logits: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
-    """Bring logits (3, *network_shape) onto the crop's own voxels, linearly, as nnU-Net does; (3, z, y, x)."""
+    """Bring logits onto the crop's own voxels, linearly, as nnU-Net does.
+
+    Parameters
+    ----------
+    logits : float32 array (3, z, y, x)
+        As the network gave them; what lies beyond `geometry.network_shape` is padding.
+    geometry : Geometry
+        Of `preprocess`.
+
+    Returns
+    -------
+    float32 array (3, z, y, x)
+        On the voxels of the crop.
+    """
+    z, y, x = geometry.network_shape
+    logits = logits[:, :z, :y, :x]
     shape = tuple(b - a for a, b in zip(geometry.start, geometry.stop, strict=True))
     if geometry.network_shape == shape:
         return logits

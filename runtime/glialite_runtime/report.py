@@ -68,6 +68,7 @@ def render(document: dict[str, Any], volume: Volume, labels: npt.NDArray[np.uint
 <div>Automatic outline of a brain glioma on MRI</div>
 <div class="warning">Research use: decision support, not a diagnosis.
 {"" if found else "No tumour was outlined; that is not a normal finding and does not rule one out."}</div>
+{_network_warning(document["bundle"])}
 <h2>Volumes</h2>
 {_volume_table(document)}
 <p>{_lesion_sentence(document)}</p>
@@ -81,6 +82,17 @@ def render(document: dict[str, Any], volume: Volume, labels: npt.NDArray[np.uint
 {escape(document["bundle"]["trained_on"])} · {escape(document["software"])} · {escape(document["created"])}</p></footer>
 </body></html>
 """
+
+
+def _network_warning(bundle: dict[str, Any]) -> str:
+    """Return a warning when this computer's integer arithmetic was not trusted, else nothing."""
+    if bundle.get("golden_crop") != "differs":
+        return ""
+    return (
+        '<div class="warning">The self-check of the model did not come out on this computer as it should. The model '
+        f"was run in another way instead ({escape(bundle['precision'])}): outlines and volumes may differ slightly "
+        "from those of other computers.</div>"
+    )
 
 
 def _volume_table(document: dict[str, Any]) -> str:

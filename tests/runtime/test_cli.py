@@ -102,7 +102,6 @@ def test_a_bad_bundle_is_exit_code_4(case_folder: Path, tmp_path: Path) -> None:
     [
         ("watch", "in", "out"),
         ("serve",),
-        ("segment", "x", "--out", "y", "--low-memory"),
         ("segment", "x", "--out", "y", "--language", "sw"),
         ("segment", "x", "--out", "y", "--prior", "z"),
     ],

@@ -10,14 +10,17 @@ from glialite_runtime.picture import COLOURS, PLANES, draw, largest_slices
 
 
 def pixels(png: bytes) -> np.ndarray:
-    """Decode the PNGs that we write: 8-bit RGB, no filter, one IDAT."""
+    """Decode the PNGs that we write to (row, column, RGB): a palette, no filter, one IDAT."""
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", png[16:24])
-    at = png.index(b"IDAT")
-    (length,) = struct.unpack(">I", png[at - 4 : at])
-    rows = np.frombuffer(zlib.decompress(png[at + 4 : at + 4 + length]), np.uint8).reshape(height, 1 + 3 * width)
+    content = {}
+    for kind in (b"PLTE", b"IDAT"):
+        at = png.index(kind)
+        (length,) = struct.unpack(">I", png[at - 4 : at])
+        content[kind] = png[at + 4 : at + 4 + length]
+    rows = np.frombuffer(zlib.decompress(content[b"IDAT"]), np.uint8).reshape(height, 1 + width)
     assert not rows[:, 0].any()
-    return rows[:, 1:].reshape(height, width, 3)
+    return np.frombuffer(content[b"PLTE"], np.uint8).reshape(256, 3)[rows[:, 1:]]
 
 
 def head() -> tuple[np.ndarray, np.ndarray]:

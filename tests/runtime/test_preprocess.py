@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,3 +146,16 @@ def test_orientation_does_not_change_the_input_of_the_network(tmp_path: Path) ->
     first = preprocess(load_volume(find_case(straight)))[0]
     second = preprocess(load_volume(find_case(turned)))[0]
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_no_full_size_copy_is_made(tmp_path: Path, dtype: type) -> None:
+    """Beside the result (4 × 4 bytes a voxel) it never needs as much as one float64 array of the image."""
+    case = toy((96, 112, 96))
+    images = {sequence: image.astype(dtype) for sequence, image in case.images.items()}
+    volume = load_volume(find_case(write_case(tmp_path / "case", replace(case, images=images))))
+    tracemalloc.start()
+    image, _ = preprocess(volume)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - image.nbytes < 8 * volume.channels[0].size

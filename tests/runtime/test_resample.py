@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from glialite_runtime import resample
 from glialite_runtime.resample import resize, shape_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,3 +52,27 @@ def test_shape_follows_the_spacing(
 ) -> None:
     """Half the resolution is half the voxels; a header's rounding of the spacing changes nothing."""
     assert shape_at((155, 240, 240), spacing, wanted) == shape
+
+
+@pytest.mark.parametrize(("order", "scale"), [(3, 4.0), (1, 8.0), (3, 1e-6), (3, 1e30)])
+def test_no_sum_is_rounded_so_that_its_order_does_not_matter(order: int, scale: float) -> None:
+    """Integer arithmetic, which has no order, gives the same bits: so every processor and number of threads does."""
+    rng = np.random.default_rng(2)
+    image = (scale * rng.uniform(-1, 1, (19, 23, 17))).astype(np.float32)
+    shape = (31, 12, 26)
+    exponent = resample._IMAGE_BITS - math.frexp(float(np.abs(image).max()))[1]
+    whole = np.rint(np.ldexp(image.astype(np.float64), exponent)).astype(np.int64)
+    for axis in (2, 1, 0):
+        matrix = resample._matrix(image.shape[axis], shape[axis], order).astype(np.int64)
+        product = np.moveaxis(np.tensordot(matrix, whole, (1, axis)), 0, axis)
+        assert np.abs(matrix).sum(axis=1).max() * int(np.abs(whole).max()) < 2**53
+        whole = np.rint(product * 2.0**-resample._MATRIX_BITS).astype(np.int64)
+    expected = np.ldexp(whole.astype(np.float64), -exponent).astype(np.float32)
+    if order == 3:
+        expected = np.clip(expected, image.min(), image.max())
+    np.testing.assert_array_equal(resample.resize(image, shape, order), expected)
+
+
+def test_an_empty_image_stays_empty() -> None:
+    """All zeros have no largest value to scale by."""
+    assert not resample.resize(np.zeros((5, 6, 7), np.float32), (3, 9, 7), 3).any()

@@ -1,0 +1,60 @@
+"""Many cases: as many at a time as the computer has cores and memory for, each on one thread.
+
+A case alone leaves cores idle while it is read and written; side by side, one case is read and another written while a
+third is in the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from glialite_runtime.errors import GliaLiteError, InputError
+from glialite_runtime.slabs import available_bytes
+
+__all__ = ["plan_workers", "run_side_by_side"]
+
+_CASE_BYTES: Final = 450e6
+"""Memory of a case of 240×240×155 voxels in work, libraries left out, measured by `bench/hot_path.py`."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def plan_workers(cases: int, threads: int = 0, *, low_memory: bool = False) -> int:
+    """Return how many cases are worked on at a time: one a thread, as far as free memory goes; at least one.
+
+    Parameters
+    ----------
+    cases : int
+        How many there are.
+    threads : int
+        Most threads; 0: one a core that this process may use.
+    low_memory : bool
+        One at a time.
+    """
+    if low_memory:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(max(1, min(threads or cores, cases, available_bytes() // _CASE_BYTES)))
+
+
+def run_side_by_side(items: Sequence[T], work: Callable[[T], R], workers: int) -> Iterator[tuple[T, R | InputError]]:
+    """Yield each item with what `work` made of it, in the order of `items`.
+
+    An `InputError` is yielded in place of a result, and the others go on. Any other error stops what has not begun and
+    is raised when those before it have been yielded.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        pending = [pool.submit(work, item) for item in items]
+        try:
+            for item, future in zip(items, pending, strict=True):
+                try:
+                    yield item, future.result()
+                except InputError as error:
+                    yield item, error
+        except (GliaLiteError, OSError, KeyboardInterrupt, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
