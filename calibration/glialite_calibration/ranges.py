@@ -1,14 +1,14 @@
 """Activation ranges for INT8: what values each tensor of a network takes over the calibration cases.
 
-Every tensor is summed up in a histogram of fixed size that grows by doubling, so one pass over the cases serves every
-method, and memory does not depend on how many cases there are.
+Every tensor is summed up in one histogram, so one pass over the cases serves every method, and memory does not depend
+on how many cases there are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from glialite_runtime.errors import CalibrationError
 
-__all__ = ["METHODS", "Histogram", "Range", "activation_ranges", "collect", "observe"]
+from glialite_calibration import range_methods
+from glialite_calibration.histogram import Histogram, observe
 
-_BINS: Final = 1 << 14
+__all__ = ["METHODS", "Range", "activation_ranges", "collect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,81 +30,17 @@ class Range:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """How often a tensor took which values.
-
-    Attributes
-    ----------
-    low, high : float
-        Smallest and largest value seen.
-    radius : float
-        A power of two that no value exceeds in magnitude.
-    counts : int64 array (bins,)
-        Values in equal bins from -radius to +radius.
-    """
-
-    low: float
-    high: float
-    radius: float
-    counts: npt.NDArray[np.int64]
-
-
-def observe(seen: Histogram | None, values: npt.NDArray[np.float32]) -> Histogram:
-    """Return the histogram with `values` added.
-
-    Parameters
-    ----------
-    seen : Histogram or None
-        What was seen before; None at the start.
-    values : float32 array of any shape
-        At least one value, all finite.
-
-    Raises
-    ------
-    CalibrationError
-        There is no value, or one is not finite.
-    """
-    low, high = (float(values.min()), float(values.max())) if values.size else (math.nan, math.nan)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise CalibrationError(
-            f"a tensor with values from {low} to {high} cannot be calibrated; finite ones are needed"
-        )
-    largest = max(-low, high)
-    radius = max(2.0 ** math.ceil(math.log2(largest)) if largest > 0 else 0.0, 2.0**-20)
-    if seen is not None:
-        radius, low, high = max(radius, seen.radius), min(low, seen.low), max(high, seen.high)
-    bins = ((values.ravel() + np.float32(radius)) * np.float32(_BINS / (2 * radius))).astype(np.int32)
-    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS).astype(np.int64)
-    if seen is not None:
-        counts += _widened(seen, radius)
-    return Histogram(low, high, radius, counts)
-
-
-def _widened(histogram: Histogram, radius: float) -> npt.NDArray[np.int64]:
-    """Return the counts over a range that is a power of two times as wide: pairs of bins merge towards the middle."""
-    counts, quarter = histogram.counts, _BINS // 4
-    for _ in range(round(math.log2(radius / histogram.radius))):
-        wide = np.zeros_like(counts)
-        wide[quarter:-quarter] = counts.reshape(-1, 2).sum(axis=1)
-        counts = wide
-    return counts
-
-
-def _quantile(histogram: Histogram, share: float) -> tuple[float, float]:
-    """Return the smallest value range that leaves at most `1 - share` of the values above it, and as many below."""
-    running = np.cumsum(histogram.counts)
-    total, width = int(running[-1]), 2 * histogram.radius / _BINS
-    above = int(np.searchsorted(running, share * total))
-    below = int(np.searchsorted(running, (1 - share) * total, side="right"))
-    low, high = below * width - histogram.radius, (above + 1) * width - histogram.radius
-    return max(low, histogram.low), min(high, histogram.high)
-
-
-METHODS: Final[Mapping[str, float]] = MappingProxyType(
-    {"min-max": 1.0, "percentile-99.999": 0.99999, "percentile-99.99": 0.9999, "percentile-99.9": 0.999}
+METHODS: Final[Mapping[str, range_methods.Method]] = MappingProxyType(
+    {
+        "min-max-doubled": range_methods.min_max_doubled,
+        "min-max": range_methods.min_max,
+        "percentile-99.999": partial(range_methods.percentile, share=0.99999),
+        "percentile-99.99": partial(range_methods.percentile, share=0.9999),
+        "mse": range_methods.mse,
+        "entropy": range_methods.entropy,
+    }
 )
-"""Method -> share of a tensor's values that its range holds at either end."""
+"""The ways to choose a tensor's range from its histogram, the widest first."""
 
 
 def activation_ranges(histograms: Mapping[str, Histogram], method: str) -> dict[str, Range]:
@@ -129,12 +66,8 @@ def activation_ranges(histograms: Mapping[str, Histogram], method: str) -> dict[
     """
     if method not in METHODS:
         raise CalibrationError(f"unknown method {method!r} for activation ranges; known: {', '.join(METHODS)}")
-    out = {}
-    for name, histogram in histograms.items():
-        whole = METHODS[method] >= 1
-        low, high = (histogram.low, histogram.high) if whole else _quantile(histogram, METHODS[method])
-        out[name] = Range(min(low, 0.0), max(high, 0.0))
-    return out
+    spans = {name: METHODS[method](histogram) for name, histogram in histograms.items()}
+    return {name: Range(min(low, 0.0), max(high, 0.0)) for name, (low, high) in spans.items()}
 
 
 def collect(graph: bytes, tensors: Sequence[str], images: Iterable[npt.NDArray[np.float32]]) -> dict[str, Histogram]:

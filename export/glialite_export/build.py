@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 import onnxruntime
 import torch
 from glialite_calibration.cases import guard_cases, spread
-from glialite_calibration.ranges import METHODS, activation_ranges, collect
+from glialite_calibration.ranges import METHODS, collect
 from glialite_distill.evaluate import network_logits
 from glialite_distill.student import Student
 from glialite_distill.student_file import StudentFile, build_student, load_student
@@ -25,23 +26,35 @@ from glialite_runtime import __version__
 from glialite_runtime.bundle import Bundle, Graph, read_bundle, write_bundle
 from glialite_runtime.decode import decode
 from glialite_runtime.engine import OnnxEngine
-from glialite_runtime.errors import BundleError, ConfigError
+from glialite_runtime.errors import BundleError, ConfigError, ParityError
 from glialite_runtime.files import sha256_bytes, sha256_file
 
 from glialite_export import parity
 from glialite_export.graph import OPSET
-from glialite_export.int8 import OutputGrid, observed_tensors, quantize, with_outputs
+from glialite_export.int8 import OutputGrid, observed_tensors, with_outputs
+from glialite_export.int8_choice import AUTO, Bench, Choice, Material, choose, methods_for
+from glialite_export.judge import judge_against
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
 from glialite_export.pack import GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
+from glialite_export.sensitivity import centred_crop, compare_on, layer_names
+from glialite_export.slabs import cut_for_slabs
 
-__all__ = ["Plan", "Request", "build", "finished", "plan_build"]
+__all__ = ["Plan", "Request", "build", "finished", "packing_of", "plan_build"]
 
-_VERSION: Final = 1
+_VERSION: Final = 3
 """Raised when the same inputs would give another bundle."""
 
 _EXACT_EDGE: Final = 64
 """Edge in voxels of the crops that FP32 graphs are compared on; native 3-D convolution is slow."""
+
+_LAYER_EDGE: Final = 48
+"""Edge in voxels of the crops that single layers are quantised on, dozens of graphs in FP32."""
+
+_FINE_TUNE: Final = (
+    "fine-tune the student with rounding in the loop: "
+    "distill train --workspace W --init student.pt --quantisation-aware"
+)
 
 Track = Callable[[Iterable[str], str], Iterable[str]]
 
@@ -57,16 +70,17 @@ class Request:
     student, workspace, out : Path
         Trained student, the workspace that it was trained in, and the bundle (a folder, or a zip by its suffix).
     method : str
-        How activation ranges are chosen, a key of `METHODS`.
-    range_cases, parity_cases : int
-        At most so many training-side cases for activation ranges and for the gate.
+        How activation ranges are chosen: a key of `METHODS`, or `AUTO`: the one that does best on selection cases.
+    range_cases, selection_cases, parity_cases : int
+        At most so many training-side cases for activation ranges, for choosing among methods, and for the gate.
     """
 
     student: Path
     workspace: Path
     out: Path
-    method: str = "percentile-99.999"
+    method: str = AUTO
     range_cases: int = 8
+    selection_cases: int = 3
     parity_cases: int = 6
 
 
@@ -82,8 +96,8 @@ class Plan:
         The student.
     workspace : Workspace
         The cases.
-    range_cases, parity_cases : tuple of str
-        Cases for activation ranges and for the gate.
+    range_cases, selection_cases, parity_cases : tuple of str
+        Cases for activation ranges, for choosing among methods, and for the gate.
     key : str
         SHA-256 over all that decides the result.
     """
@@ -92,6 +106,7 @@ class Plan:
     file: StudentFile
     workspace: Workspace
     range_cases: tuple[str, ...]
+    selection_cases: tuple[str, ...]
     parity_cases: tuple[str, ...]
     key: str
 
@@ -99,8 +114,9 @@ class Plan:
 def plan_build(request: Request) -> Plan:
     """Read the inputs, choose the cases and check that all of it belongs together.
 
-    The gate is measured on the student's validation cases when there are any, else on training cases that did not
-    give the activation ranges, else on the same ones.
+    Methods for activation ranges are judged on training cases of other patients than the ones that give the ranges,
+    so that a range which fits only those does not look good. The gate is measured on the student's validation cases
+    when there are any, else on training cases that have no part in the choice, else on the same ones.
 
     Raises
     ------
@@ -111,10 +127,10 @@ def plan_build(request: Request) -> Plan:
     """
     file, workspace = load_student(request.student), Workspace.open(request.workspace)
     problems = []
-    if request.method not in METHODS:
-        problems.append(f"method {request.method!r} is unknown; known: {', '.join(METHODS)}")
-    if min(request.range_cases, request.parity_cases) < 1:
-        problems.append("at least one case is needed for the ranges, and one for the gate")
+    if request.method not in (AUTO, *METHODS):
+        problems.append(f"method {request.method!r} is unknown; known: {AUTO}, {', '.join(METHODS)}")
+    if min(request.range_cases, request.selection_cases, request.parity_cases) < 1:
+        problems.append("at least one case is needed for the ranges, one for choosing, and one for the gate")
     if file.provenance.get("cohort_hash") != workspace.cohort_hash:
         problems.append(
             f"{request.student} was trained on another cohort than {request.workspace} holds; give its own workspace"
@@ -124,11 +140,16 @@ def plan_build(request: Request) -> Plan:
     if problems:
         raise ConfigError("cannot build: " + "; ".join(problems))
     trained = tuple(file.provenance.get("train_cases", ())) or workspace.cases
-    ranges = spread(trained, request.range_cases)
-    others = tuple(case for case in workspace.cases if case not in ranges)
+    selection = spread(trained, min(request.selection_cases, -(-len(trained) // 3)))
+    seen = {workspace.patients.get(case, case) for case in selection}
+    ranges = spread(
+        tuple(case for case in trained if workspace.patients.get(case, case) not in seen) or trained,
+        request.range_cases,
+    )
+    others = tuple(case for case in workspace.cases if case not in (*ranges, *selection))
     judged = tuple(file.provenance.get("validation_cases", ())) or others or ranges
     gate = spread(judged, request.parity_cases)
-    for cases in (ranges, gate):
+    for cases in (ranges, selection, gate):
         guard_cases(cases, workspace.cases, workspace.held_out, workspace.patients)
     decides = {
         "version": _VERSION,
@@ -138,10 +159,12 @@ def plan_build(request: Request) -> Plan:
         "cohort": workspace.cohort_hash,
         "method": request.method,
         "range_cases": ranges,
+        "selection_cases": selection,
         "parity_cases": gate,
         "limits": [asdict(limit) for limit in parity.LIMITS],
     }
-    return Plan(request, file, workspace, ranges, gate, sha256_bytes(json.dumps(decides, sort_keys=True).encode()))
+    key = sha256_bytes(json.dumps(decides, sort_keys=True).encode())
+    return Plan(request, file, workspace, ranges, selection, gate, key)
 
 
 def finished(plan: Plan) -> Bundle | None:
@@ -171,7 +194,8 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     Raises
     ------
     ParityError
-        A graph does not do what the one before it did; nothing was written.
+        A graph does not do what the one before it did; nothing was written. For INT8, its report also holds
+        `calibration`: every method's score and every layer's cost.
     UnsupportedOpError, ExportError, CalibrationError
         The student cannot be lowered, quantised or packed.
     OutputError
@@ -189,26 +213,52 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     for place, hop in enumerate((parity.TO_ONNX, parity.TO_LOWERED)):
         images = (_crop(plan.workspace.load(case)[0]) for case in track(plan.parity_cases[:2], f"parity, {hop}"))
         reports.append(parity.check(hop, parity.difference_figures(networks[place], networks[place + 1], images)))
+    choice = _choose(plan, networks[2], lowered, layer_names(native, lowered), track)
+    graph = cut_for_slabs(choice.graph)
+    candidate = _network(graph, plan, "depth-slabs")
+    triples = [
+        _labels(plan, networks[2], candidate, case) for case in track(plan.parity_cases, f"parity, {parity.TO_INT8}")
+    ]
+    reports.append(_gate(triples, choice.report))
+    packing = packing_of(plan, graph.SerializeToString(), reports, choice.report)
+    files = bundle_files(packing, golden_crop(student.spec.divisor), candidate)
+    write_bundle(plan.request.out, manifest_of(packing), files)
+    return read_bundle(plan.request.out)
+
+
+def _choose(
+    plan: Plan, fp32: parity.Network, lowered: onnx.ModelProto, names: Mapping[str, str], track: Track
+) -> Choice:
+    """Observe the activations, then choose the INT8 graph on the selection cases."""
+    load, rule = plan.workspace.load, plan.file.decision
     tensors = observed_tensors(lowered)
     histograms = collect(
         with_outputs(lowered, tensors).SerializeToString(),
         tensors,
         _lowered_images(plan, track(plan.range_cases, "activation ranges")),
     )
-    quantized = quantize(
-        lowered,
-        activation_ranges(histograms, plan.request.method),
-        OutputGrid(plan.file.decision.logit_thresholds),
-    )
-    candidate = _network(quantized, plan)
-    triples = [
-        _labels(plan, networks[2], candidate, case) for case in track(plan.parity_cases, f"parity, {parity.TO_INT8}")
-    ]
-    reports.append(parity.check(parity.TO_INT8, parity.label_figures(triples)))
-    packing = _packing(plan, quantized.SerializeToString(), reports)
-    files = bundle_files(packing, golden_crop(student.spec.divisor), candidate)
-    write_bundle(plan.request.out, manifest_of(packing), files)
-    return read_bundle(plan.request.out)
+    cases = track(plan.selection_cases, "selection cases, FP32")
+    judge = judge_against(fp32, cases, load, rule, float(np.prod(plan.workspace.spacing_mm)))
+    crops = [centred_crop(*load(case), _LAYER_EDGE) for case in plan.selection_cases[:2]]
+    compare = compare_on(crops, fp32, lambda model: _network(model, plan), rule)
+    bench = Bench(judge, compare, lambda model: _network(model, plan))
+    methods = track(methods_for(plan.request.method), "ranges by method")
+    choice = choose(Material(lowered, histograms, OutputGrid(rule.logit_thresholds), names), bench, methods)
+    used = {
+        "asked": plan.request.method,
+        "cases": list(plan.range_cases),
+        "selection_cases": list(plan.selection_cases),
+    }
+    return Choice(choice.graph, {**used, **choice.report})
+
+
+def _gate(triples: list[parity.LabelTriple], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """Hold the INT8 graph against its limits; a refusal carries how the graph was chosen."""
+    try:
+        return parity.check(parity.TO_INT8, parity.label_figures(triples))
+    except ParityError as error:
+        way_out = _FINE_TUNE if calibration["asked"] == AUTO else f"use --ranges {AUTO}, or {_FINE_TUNE}"
+        raise ParityError(f"{error}; {way_out}", {**error.report, "calibration": dict(calibration)}) from error
 
 
 def _torch_network(student: Student) -> parity.Network:
@@ -217,7 +267,8 @@ def _torch_network(student: Student) -> parity.Network:
 
 def _network(model: onnx.ModelProto, plan: Plan, layout: str = "depth-as-batch") -> parity.Network:
     """Return a graph as the clinic's own engine runs it."""
-    graph = Graph(model.graph.name, "cpu", "fp32", layout, plan.file.spec.divisor, OPSET)
+    spec = plan.file.spec
+    graph = Graph(model.graph.name, "cpu", "fp32", layout, spec.divisor, OPSET, spec.blocks[0])
     return OnnxEngine(graph, model.SerializeToString()).logits
 
 
@@ -246,7 +297,10 @@ def _labels(plan: Plan, reference: parity.Network, candidate: parity.Network, ca
     )
 
 
-def _packing(plan: Plan, graph: bytes, reports: list[dict[str, Any]]) -> Packing:
+def packing_of(
+    plan: Plan, graph: bytes, reports: list[dict[str, Any]], calibration: Mapping[str, Any] = MappingProxyType({})
+) -> Packing:
+    """Return what a bundle of this student is made from; the GPU's bundle begins with the same."""
     file, made = plan.file, plan.file.provenance
     trained = tuple(made.get("train_cases", ())) or plan.workspace.cases
     provenance = {
@@ -259,12 +313,12 @@ def _packing(plan: Plan, graph: bytes, reports: list[dict[str, Any]]) -> Packing
         "student": {
             "name": file.spec.name,
             "widths": list(file.spec.widths),
-            "convolutions": file.spec.convolutions,
+            "convolutions": list(file.spec.blocks),
             "parameters": sum(tensor.numel() for tensor in build_student(file).parameters()),
             "sha256": sha256_file(plan.request.student),
         },
-        "training": {"cases": list(trained), "options": made.get("options")},
-        "calibration": {"method": plan.request.method, "cases": list(plan.range_cases)},
+        "training": {"cases": list(trained), "options": made.get("options"), "initial": made.get("initial")},
+        "calibration": dict(calibration) or {"method": plan.request.method, "cases": list(plan.range_cases)},
         "parity_cases": list(plan.parity_cases),
         "parity": reports,
         "graph_sha256": {GRAPH_FILE: sha256_bytes(graph)},
@@ -275,6 +329,7 @@ def _packing(plan: Plan, graph: bytes, reports: list[dict[str, Any]]) -> Packing
         graph=graph,
         divisor=file.spec.divisor,
         opset=OPSET,
+        halo=file.spec.blocks[0],
         spacing_mm=file.spacing_mm,
         decision=file.decision,
         sites={site for case in trained if (site := plan.workspace.sites.get(case))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,37 +22,49 @@ app = new_app("Turn a trained student into a bundle of at most 5 MB for clinics,
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
+_TARGETS: Final = {"cpu": "glialite_export.build", "gpu": "glialite_export.build_gpu"}
+"""What builds a bundle for each target."""
+
 _FP32_S_PER_MVOXEL: Final = 0.8
+_INT8_S_PER_MVOXEL: Final = 0.4  # with reading and decoding
 _NATIVE_S_PER_MVOXEL: Final = 1.3
 _START_S: Final = 8.0
 
 
 @app.command(
     epilog="Examples:  edge-export build --student W/students/S/student.pt --workspace W --out bundle   |   "
-    "edge-export build --student W/students/S/student.pt --workspace W --out bundle.zip --dry-run"
+    "edge-export build --student W/students/S/student.pt --workspace W --out bundle.zip --dry-run   |   "
+    "edge-export build --student W/students/S/student.pt --workspace W --out gpu-bundle --target gpu"
 )
 def build(
     student: Annotated[Path, typer.Option("--student", help="student.pt that `distill train` wrote.")],
     workspace: Annotated[Path, typer.Option("--workspace", help="Workspace that the student was trained in.")],
     out: Annotated[Path, typer.Option("--out", help="The bundle: a folder, or a zip when the name ends in .zip.")],
-    target: Annotated[str, typer.Option("--target", help="cpu; gpu is not built yet.")] = "cpu",
+    target: Annotated[str, typer.Option("--target", help="cpu: clinics; gpu: FP16 and INT8 for TensorRT.")] = "cpu",
     ranges: Annotated[
-        str, typer.Option("--ranges", help="Activation ranges: min-max, percentile-99.999, -99.99 or -99.9.")
-    ] = "percentile-99.999",
+        str,
+        typer.Option(
+            "--ranges",
+            help="Activation ranges: auto tries them all; min-max-doubled, min-max, percentile-99.999, "
+            "percentile-99.99, mse, entropy.",
+        ),
+    ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the inputs, forecast, write nothing.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Build a bundle: ONNX, exact 2-D lowering, INT8, with a parity gate after each hop.
 
-    A build that is there already, from the same inputs, is left as it is.
+    For --target gpu: native 3-D graphs in FP16 and INT8, checked against TensorRT's rules; neither a GPU nor TensorRT
+    is needed to build it. A build that is there already, from the same inputs, is left as it is.
     """
-    if target == "gpu":
-        raise not_built_yet("--target gpu (FP16 and TensorRT)")
-    if target != "cpu":
-        raise ConfigError(f"--target {target}: choose cpu or gpu")
-    plan, module = _plan(student, workspace, out, ranges)
+    if target not in _TARGETS:
+        raise ConfigError(f"--target {target}: choose {' or '.join(_TARGETS)}")
+    plan, module = _plan(student, workspace, out, ranges, target)
     if dry_run:
-        forecast = _forecast(plan, done=module.finished(plan) is not None)
+        done = module.finished(plan) is not None
+        forecast = _forecast(plan, done=done)
+        if target == "gpu" and not done:
+            forecast |= module.forecast(plan)
         emit(forecast, "\n".join(f"{name}: {value}" for name, value in forecast.items()), as_json=as_json)
         return
     log_to_stderr()
@@ -64,9 +77,9 @@ def build(
     emit(_summary(bundle, out), _text(bundle, out), as_json=as_json)
 
 
-def _plan(student: Path, workspace: Path, out: Path, method: str) -> tuple[Plan, Any]:
+def _plan(student: Path, workspace: Path, out: Path, method: str, target: str) -> tuple[Plan, Any]:
     try:
-        from glialite_export import build as module
+        module = import_module(_TARGETS[target])
     except ImportError as error:
         raise BackendUnavailableError(
             f"edge-export needs {error.name}; install it: pip install 'glialite[export,train]'"
@@ -80,16 +93,26 @@ def _tracked(items: list[str], label: str) -> Iterable[str]:
 
 def _forecast(plan: Plan, *, done: bool) -> dict[str, Any]:
     """Return what a build will cost, from measured rates times voxels; two cores."""
-    voxels = {case: 1e-6 * _voxels(plan, case) for case in {*plan.range_cases, *plan.parity_cases}}
+    from glialite_export.int8_choice import methods_for
+
+    cases = (*plan.range_cases, *plan.selection_cases, *plan.parity_cases)
+    voxels = {case: 1e-6 * _voxels(plan, case) for case in set(cases)}
     exact = 2 * min(0.27, max(voxels.values())) * len(plan.parity_cases[:2])
-    fp32 = sum(voxels[case] for case in plan.range_cases) * 2 + sum(voxels[case] for case in plan.parity_cases) * 1.5
+    observed, selection, gate = (
+        sum(voxels[case] for case in part) for part in (plan.range_cases, plan.selection_cases, plan.parity_cases)
+    )
+    tried = len(methods_for(plan.request.method)) + 1  # and one graph with a wide layer
+    fp32, int8 = 2 * observed + selection + gate, tried * selection + gate
     parameters = sum(tensor.numel() for tensor in plan.file.state.values())
     return {
         "out": str(plan.request.out),
         "already_built": done,
         "range_cases": list(plan.range_cases),
+        "selection_cases": list(plan.selection_cases),
         "parity_cases": list(plan.parity_cases),
-        "seconds": 0 if done else round(_START_S + exact * _NATIVE_S_PER_MVOXEL + fp32 * _FP32_S_PER_MVOXEL),
+        "seconds": 0
+        if done
+        else round(_START_S + exact * _NATIVE_S_PER_MVOXEL + fp32 * _FP32_S_PER_MVOXEL + int8 * _INT8_S_PER_MVOXEL),
         "disk_mb": round(1.2 * parameters / 1e6 + 0.4, 1),
         "memory_mb": round(700 + 350 * max(voxels.values())),
     }
@@ -133,11 +156,22 @@ def verify(
     threads: Annotated[int, typer.Option("--threads", min=0, max=64, help="Threads; 0: one a core.")] = 0,
     as_json: _Json = False,
 ) -> None:
-    """Check every byte of a bundle, and that its golden crop comes out bit for bit here."""
+    """Check every byte of a bundle, and that its golden crop comes out bit for bit here.
+
+    For a GPU bundle: its graphs keep TensorRT's rules, and its golden crop comes out within the tolerance, by
+    onnxruntime; no GPU is needed.
+    """
     from glialite_runtime.bundle import read_bundle
     from glialite_runtime.verify import selftest
 
     opened = read_bundle(bundle)
+    if all(graph.target == "gpu" for graph in opened.manifest.graphs):
+        from glialite_export.verify_gpu import verify_gpu
+
+        checked = verify_gpu(opened, threads)
+        text = f"{bundle}: whole, keeps TensorRT's rules, golden crop within its tolerance ({checked['seconds']} s)"
+        emit({**_summary(opened, bundle), **checked, "bundle": str(bundle)}, text, as_json=as_json)
+        return
     tested = selftest(opened, threads)
     emit(
         {**_summary(opened, bundle), **tested, "bundle": str(bundle)},

@@ -6,14 +6,14 @@ moves values (`Pad`, `Slice`, `Concat`, `Reshape`, `DepthToSpace`, `MaxPool`) st
 uint8, with one scale for all tensors that it joins.
 
 Weights use 7 of their 8 bits (±63). Kernels for processors without VNNI add two products u8 × s8 in 16 bits and
-saturate; 2 · 255 · 63 = 32 130 fits, so the result is the same bits on every processor.
+saturate; 2 · 255 · 63 = 32 130 fits, so the result is the same bits on every processor. A layer that needs more gets
+13 bits in two limbs (`int8_convolution`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +22,10 @@ from glialite_calibration.ranges import Range
 from glialite_runtime.errors import ExportError
 
 from glialite_export.graph import GraphWriter, attributes, constants, consumers, edges_of
+from glialite_export.grids import Grids, moves
+from glialite_export.int8_convolution import Convolution, write_narrow, write_wide
 
-__all__ = ["MAX_WEIGHT", "OutputGrid", "observed_tensors", "quantize", "with_outputs"]
-
-MAX_WEIGHT: Final = 63
-"""Largest magnitude of a quantised weight: 7 bits with sign."""
-
-_MAX_ACTIVATION: Final = 255
-_MAX_BIAS: Final = 2.0**30
-_MOVES: Final = frozenset(["Concat", "DepthToSpace", "Identity", "MaxPool", "Pad", "Reshape", "Slice"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """The 256 values that a tensor can take: (0 … 255 - zero_point) · scale."""
-
-    scale: np.float32
-    zero_point: np.uint8
+__all__ = ["OutputGrid", "activation_grids", "observed_tensors", "quantize", "with_outputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +45,13 @@ class OutputGrid:
     limit: float = 8.0
 
 
-def _grid(span: Range) -> _Grid:
-    width = span.high - span.low
-    if width <= 0:
-        return _Grid(np.float32(1), np.uint8(0))
-    scale = np.float32(width / _MAX_ACTIVATION)
-    return _Grid(scale, np.uint8(np.clip(np.rint(-span.low / scale), 0, _MAX_ACTIVATION)))
-
-
-def _moves(node: onnx.NodeProto) -> bool:
-    return node.op_type in _MOVES or (node.op_type == "Resize" and attributes(node).get("mode") == "nearest")
-
-
 def observed_tensors(lowered: onnx.ModelProto) -> tuple[str, ...]:
     """Return the tensors whose ranges `quantize` needs: the input and what every computing node gives.
 
     A node that only a `Relu` reads is left out: it is written together with that `Relu`.
     """
     relu = _sole_relu(lowered)
-    computed = [node.output[0] for node in lowered.graph.node if not _moves(node) and node.output[0] not in relu]
+    computed = [node.output[0] for node in lowered.graph.node if not moves(node) and node.output[0] not in relu]
     return (lowered.graph.input[0].name, *computed)
 
 
@@ -91,45 +66,19 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelPr
     return out
 
 
-class _Grids:
-    """The grid of each tensor; tensors that bytes move between share one."""
-
-    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
-        self._parent: dict[str, str] = {}
-        fixed = constants(model)
-        for node in model.graph.node:
-            if _moves(node):
-                for name in node.input:
-                    if name and name not in fixed:
-                        self._parent[self._root(name)] = self._root(node.output[0])
-        spans: dict[str, Range] = {}
-        for name, span in ranges.items():
-            before = spans.get(self._root(name), Range(0.0, 0.0))
-            spans[self._root(name)] = Range(min(before.low, span.low), max(before.high, span.high))
-        self._spans = spans
-
-    def _root(self, name: str) -> str:
-        while name in self._parent and self._parent[name] != name:
-            name = self._parent[name]
-        return name
-
-    def limit(self, name: str, largest: float) -> None:
-        """Cut the range of a tensor's group to ± `largest`."""
-        span = self._span(name)
-        self._spans[self._root(name)] = Range(max(span.low, -largest), min(span.high, largest))
-
-    def grid(self, name: str) -> _Grid:
-        """Return the grid of a tensor; `ExportError` when nothing in its group was observed."""
-        return _grid(self._span(name))
-
-    def _span(self, name: str) -> Range:
-        if self._root(name) not in self._spans:
-            raise ExportError(f"tensor {name!r} has no activation range; observe every tensor of observed_tensors()")
-        return self._spans[self._root(name)]
+def activation_grids(lowered: onnx.ModelProto, ranges: Mapping[str, Range], output: OutputGrid | None) -> Grids:
+    """Return where the activations of a graph lie; see `quantize` for the parameters."""
+    grids = Grids(lowered, {name: ranges[name] for name in observed_tensors(lowered) if name in ranges})
+    if output is not None:
+        grids.limit(lowered.graph.output[0].name, output.limit)
+    return grids
 
 
 def quantize(
-    lowered: onnx.ModelProto, ranges: Mapping[str, Range], output: OutputGrid | None = None
+    lowered: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    output: OutputGrid | None = None,
+    wide: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Quantise a lowered FP32 graph.
 
@@ -141,6 +90,8 @@ def quantize(
         Activation range of each of `observed_tensors(lowered)`.
     output : OutputGrid, optional
         Where the levels of the output lie.
+    wide : collection of str
+        Outputs of the convolutions that get 13-bit weights.
 
     Returns
     -------
@@ -153,9 +104,8 @@ def quantize(
         A range is missing, a weight or bias is not a finite constant, or `output` does not fit the graph.
     """
     entry, final = lowered.graph.input[0], lowered.graph.output[0]
-    writer = _Writer(lowered, {name: ranges[name] for name in observed_tensors(lowered) if name in ranges})
+    writer = _Writer(lowered, activation_grids(lowered, ranges, output), wide)
     if output is not None:
-        writer.grids.limit(final.name, output.limit)
         writer.place_output(output, _last_convolution(lowered))
     writer.quantized[entry.name] = writer.quantize(entry.name, entry.name)
     for node in lowered.graph.node:
@@ -178,13 +128,14 @@ def _last_convolution(model: onnx.ModelProto) -> onnx.NodeProto:
 class _Writer:
     """Writes one quantised graph; `quantized` maps each tensor of the FP32 graph to its uint8 one."""
 
-    def __init__(self, model: onnx.ModelProto, spans: Mapping[str, Range]) -> None:
+    def __init__(self, model: onnx.ModelProto, grids: Grids, wide: Collection[str]) -> None:
         self.out = GraphWriter([model.graph.input[0].name, model.graph.output[0].name])
         self.quantized: dict[str, str] = {}
         self._values = constants(model)
         self._relu = _sole_relu(model)
+        self._wide = wide
         self._offsets: npt.NDArray[np.float32] | None = None
-        self.grids = _Grids(model, spans)
+        self.grids = grids
 
     def place_output(self, output: OutputGrid, convolution: onnx.NodeProto) -> None:
         """Shift the output's grid a channel so that each threshold lies halfway between two levels.
@@ -224,7 +175,7 @@ class _Writer:
         result = node.output[0]
         if result in self.quantized:
             return  # a Relu that was written with what it follows
-        if _moves(node):
+        if moves(node):
             self.quantized[result] = self._move(node)
             return
         output = self._convolution(node) if node.op_type == "Conv" else self._float(node)
@@ -257,39 +208,22 @@ class _Writer:
         image, weight, *bias = node.input
         if any(name not in self._values or not np.isfinite(self._values[name]).all() for name in (weight, *bias)):
             raise ExportError(f"weight and bias of {node.name!r} must be finite constants")
-        step = float(self.grids.grid(image).scale)
-        offset = self._values[bias[0]] if bias else None
-        scales = _weight_scales(self._values[weight], offset, step)
-        levels = np.rint(self._values[weight] / scales.reshape(-1, 1, 1, 1)).astype(np.int8)
-        inputs = [self.dequantize(image), self._constant_pair(levels, scales, "weight")]
-        if offset is not None:
-            bias_scales = (scales * np.float32(step)).astype(np.float32)
-            inputs.append(self._constant_pair(np.rint(offset / bias_scales).astype(np.int32), bias_scales, "bias"))
-        return self.out.node("Conv", inputs, "conv", **attributes(node))
-
-    def _constant_pair(self, levels: npt.NDArray[Any], scales: npt.NDArray[np.float32], hint: str) -> str:
-        inputs = [
-            self.out.constant(levels, f"{hint}_levels"),
-            self.out.constant(scales, f"{hint}_scales"),
-            self.out.constant(np.zeros(len(scales), levels.dtype), f"{hint}_zero_points"),
-        ]
-        return self.out.node("DequantizeLinear", inputs, f"{hint}_dq", axis=0)
-
-
-def _weight_scales(
-    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, step: float
-) -> npt.NDArray[np.float32]:
-    """Return one scale an output channel; wide enough for the bias to fit into 32 bits, and never 0."""
-    scales = np.abs(weight).reshape(len(weight), -1).max(axis=1).astype(np.float64) / MAX_WEIGHT
-    if bias is not None:
-        scales = np.maximum(scales, np.abs(bias) / (step * _MAX_BIAS))
-    return np.where(scales > np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
+        convolution = Convolution(
+            self._values[weight],
+            self._values[bias[0]] if bias else None,
+            self.grids.grid(image),
+            attributes(node),
+        )
+        if node.output[0] in self._wide:
+            target = self.grids.grid(self._relu.get(node.output[0], node.output[0]))
+            return write_wide(self.out, self.dequantize(image), convolution, target)
+        return write_narrow(self.out, self.dequantize(image), convolution)
 
 
 def _sole_relu(model: onnx.ModelProto) -> dict[str, str]:
     """Return, for each computed tensor that a `Relu` alone reads, the output of that `Relu`."""
     read = consumers(model)
-    computed = {node.output[0] for node in model.graph.node if not _moves(node)}
+    computed = {node.output[0] for node in model.graph.node if not moves(node)}
     return {
         node.input[0]: node.output[0]
         for node in model.graph.node

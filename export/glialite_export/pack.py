@@ -36,6 +36,7 @@ PHANTOM_SITE: Final = "PHA"
 """Cohort code of synthetic patients in a case name."""
 
 _GOLDEN_EDGE: Final = 32
+_CARD_LAYERS: Final = 6
 _INTENDED_USE: Final = "Research use and decision support on MRI of adults with glioma; not a diagnosis."
 
 
@@ -49,8 +50,8 @@ class Packing:
         Of the bundle.
     graph : bytes
         The INT8 graph.
-    divisor, opset : int
-        What the graph asks for.
+    divisor, opset, halo : int
+        What the graph asks for, see `Graph`.
     spacing_mm : tuple of float
         Voxel size (z, y, x).
     decision : DecisionRule
@@ -67,6 +68,7 @@ class Packing:
     graph: bytes
     divisor: int
     opset: int
+    halo: int
     spacing_mm: tuple[float, float, float]
     decision: DecisionRule
     sites: Collection[str]
@@ -131,7 +133,7 @@ def manifest_of(packing: Packing) -> Manifest:
         accepted_sequences=(SEQUENCES,),
         spacing_mm=packing.spacing_mm,
         decision=packing.decision,
-        graphs=(Graph(GRAPH_FILE, "cpu", "int8", "depth-as-batch", packing.divisor, packing.opset),),
+        graphs=(Graph(GRAPH_FILE, "cpu", "int8", "depth-slabs", packing.divisor, packing.opset, packing.halo),),
         provenance=dict(packing.provenance),
         trained_on=_trained_on(packing),
         intended_use=_INTENDED_USE,
@@ -179,6 +181,7 @@ def model_card(packing: Packing) -> str:
             "",
             "Dice here says that INT8 keeps what FP32 does. It says nothing about patients from elsewhere.",
             "",
+            *_quantisation(packing.provenance.get("calibration", {})),
             "## Not for",
             "",
             "Diagnosis or treatment without a radiologist; children, metastases, scans after surgery; images that are "
@@ -186,6 +189,48 @@ def model_card(packing: Packing) -> str:
             "",
         ]
     )
+
+
+def _quantisation(calibration: Mapping[str, Any]) -> list[str]:
+    """Return the section on how INT8 was chosen, as lines; none when nothing is recorded."""
+    if "methods" not in calibration:
+        return []
+    wide = [layer for layer, tried in calibration.get("wide_layers", {}).items() if tried["kept"]]
+    return [
+        "## Quantisation",
+        "",
+        f"Activation ranges: {calibration['method']}. Training cases that gave the ranges: "
+        f"{len(calibration['cases'])}, that chose the method: {len(calibration['selection_cases'])}. "
+        f"Layers with 13-bit weights: {', '.join(wide) or 'none'}.",
+        "",
+        "| ranges | Dice change | squared logit error near the thresholds |",
+        "| --- | --- | --- |",
+        *(
+            f"| {method} | {_shown(score['dice_change'])} | {score['squared_error']:.3g} |"
+            for method, score in calibration["methods"].items()
+        ),
+        "",
+        *_costliest(calibration.get("sensitivity", {})),
+    ]
+
+
+def _costliest(layers: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the table of the layers that cost most, as lines; none when no layer was measured."""
+    total = sum(sum(cost.values()) for cost in layers.values())
+    if not total:
+        return []
+    costly = sorted(layers, key=lambda layer: -sum(layers[layer].values()))[:_CARD_LAYERS]
+    return [
+        "What quantising one layer alone costs, as a share of the sum over all layers; the costliest:",
+        "",
+        "| layer | weights | activations |",
+        "| --- | --- | --- |",
+        *(
+            f"| {layer} | {layers[layer]['weights'] / total:.0%} | {layers[layer]['activations'] / total:.0%} |"
+            for layer in costly
+        ),
+        "",
+    ]
 
 
 def _shown(value: Any) -> str:

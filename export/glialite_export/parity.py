@@ -20,6 +20,8 @@ from glialite_runtime.sequences import REGIONS
 __all__ = [
     "LIMITS",
     "MIN_JUDGED_VOXELS",
+    "TO_FP16",
+    "TO_GPU_INT8",
     "TO_INT8",
     "TO_LOWERED",
     "TO_ONNX",
@@ -40,6 +42,8 @@ Figures = Mapping[str, float | Mapping[str, float | None]]
 TO_ONNX: Final = "torch to onnx-3d"
 TO_LOWERED: Final = "onnx-3d to lowered"
 TO_INT8: Final = "lowered to int8"
+TO_FP16: Final = "onnx-3d to fp16"
+TO_GPU_INT8: Final = "onnx-3d to gpu-int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,24 @@ LIMITS: Final[tuple[Limit, ...]] = (
         0.005,
         "share of voxels whose label changes: a rim of half a voxel around a large tumour",
     ),
+    Limit(
+        TO_FP16,
+        "logit_difference",
+        "at most",
+        0.01,
+        "root mean square over that of FP32: one rounding to float16 is at most 5e-4, and a logit has passed about "
+        "twenty of them in a row",
+    ),
+    Limit(
+        TO_FP16,
+        "differing_voxels",
+        "at most",
+        0.0005,
+        "share of voxels whose label changes: a tenth of what INT8 may cost, as float16 has eight times the levels",
+    ),
+    Limit(TO_GPU_INT8, "dice_change", "at least", -0.005, "as for INT8 on the CPU"),
+    Limit(TO_GPU_INT8, "agreement_dice", "at least", 0.95, "as for INT8 on the CPU"),
+    Limit(TO_GPU_INT8, "differing_voxels", "at most", 0.005, "as for INT8 on the CPU"),
 )
 """Every limit of the gate."""
 

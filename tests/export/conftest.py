@@ -112,7 +112,7 @@ def quantise(lowered: onnx.ModelProto) -> Callable[..., onnx.ModelProto]:
     histograms = collect(with_outputs(lowered, tensors).SerializeToString(), tensors, [image])
     ranges = activation_ranges(histograms, "percentile-99.999")
     centred = OutputGrid((0.0, 0.0, 0.0))
-    return lambda output=centred: quantize(lowered, ranges, output)
+    return lambda output=centred, wide=(): quantize(lowered, ranges, output, wide)
 
 
 @pytest.fixture(scope="session")

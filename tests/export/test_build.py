@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from glialite_calibration.ranges import METHODS
 from glialite_distill.student import Student
 from glialite_export import build as build_module
-from glialite_export import parity
+from glialite_export import int8_choice, parity
 from glialite_export.build import Request, build, finished, plan_build
 from glialite_runtime.bundle import Bundle, read_bundle
 from glialite_runtime.decode import decode
@@ -59,12 +61,24 @@ def test_bundle_tells_where_it_came_from(bundle: Bundle) -> None:
         ["baseline", "grokking"],
     )
     assert made["student"]["widths"] == list(SPEC.widths)
-    assert made["calibration"]["cases"] == list(CASES[:3])
+    assert made["calibration"]["cases"] == [CASES[0], CASES[2]]
+    assert made["calibration"]["selection_cases"] == [CASES[1]]
     assert made["parity_cases"] == list(CASES[3:5])
     assert [hop["hop"] for hop in made["parity"]] == [parity.TO_ONNX, parity.TO_LOWERED, parity.TO_INT8]
     assert all(row["held"] for hop in made["parity"] for row in hop["limits"])
     assert "synthetic patients only" in bundle.manifest.trained_on
     assert set(bundle.files) >= {"cpu-int8.onnx", "golden.npz", "MODEL_CARD.md", "NOTICE.txt"}
+
+
+def test_bundle_tells_how_its_ranges_were_chosen(bundle: Bundle) -> None:
+    """Every method's score, and every layer's cost; the card shows both."""
+    made = bundle.manifest.provenance["calibration"]
+    assert (made["asked"], set(made["methods"])) == ("auto", set(METHODS))
+    assert made["method"] in METHODS
+    assert {"image", "stem.0", "head"} <= set(made["sensitivity"])
+    card = bundle.files["MODEL_CARD.md"].decode()
+    assert f"Activation ranges: {made['method']}. Training cases that gave the ranges: 2" in card
+    assert "| layer | weights | activations |" in card
 
 
 def test_bundle_holds_no_path(bundle: Bundle, workspace: Path) -> None:
@@ -108,6 +122,7 @@ BROKEN = {
     "zeroed INT8 scales": ("quantize", "weight_scales", lambda a: a * 0, parity.TO_INT8),
     "shuffled INT8 weights": ("quantize", "weight_levels", lambda a: a[::-1].copy(), parity.TO_INT8),
 }
+"""Which step is broken how, and the hop whose gate must see it."""
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -116,11 +131,39 @@ def test_broken_graph_is_refused(
 ) -> None:
     """Whichever hop breaks the graph, the gate behind it names it, and nothing is written."""
     step, tensor, change, hop = BROKEN[name]
-    honest = getattr(build_module, step)
-    monkeypatch.setattr(build_module, step, lambda *args: _weights(change, honest(*args), tensor))
+    module = int8_choice if step == "quantize" else build_module
+    honest = getattr(module, step)
+    monkeypatch.setattr(module, step, lambda *args: _weights(change, honest(*args), tensor))
     with pytest.raises(ParityError, match=hop) as caught:
         build(plan_build(Request(student_file, workspace, tmp_path / "bundle")))
     assert caught.value.report["hop"] == hop
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "tried", "way_out"),
+    [("auto", set(METHODS), "written; fine-tune"), ("mse", {"mse"}, "written; use --ranges auto, or fine-tune")],
+)
+def test_refusal_of_int8_says_what_was_tried_and_what_is_left(
+    method: str,
+    tried: set[str],
+    way_out: str,
+    student_file: Path,
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error carries chosen method, every tried method's score and every layer's cost, and names the way out."""
+    honest = int8_choice.quantize
+    monkeypatch.setattr(
+        int8_choice, "quantize", lambda *args: _weights(lambda a: a[::-1].copy(), honest(*args), "weight_levels")
+    )
+    with pytest.raises(ParityError, match=rf"{way_out}.*--init student\.pt --quantisation-aware") as caught:
+        build(plan_build(Request(student_file, workspace, tmp_path / "bundle", method=method)))
+    record = json.loads(json.dumps(caught.value.report))["calibration"]
+    assert set(record["methods"]) == tried
+    assert record["method"] in tried
+    assert {"stem.0", "head"} <= set(record["sensitivity"])
     assert not list(tmp_path.iterdir())
 
 
@@ -144,8 +187,20 @@ def test_parity_cases_differ_from_range_cases_without_validation_cases(
 ) -> None:
     """Without a validation fold the gate takes training cases that gave no ranges, if there are any."""
     write_student(tmp_path / "all.pt", student, train_cases=list(CASES[:5]), validation_cases=[])
-    plan = plan_build(Request(tmp_path / "all.pt", workspace, tmp_path / "bundle", range_cases=3))
-    assert len(plan.range_cases) == 3
-    assert set(plan.parity_cases) == set(CASES[:5]) - set(plan.range_cases)
+    plan = plan_build(Request(tmp_path / "all.pt", workspace, tmp_path / "bundle", range_cases=2))
+    assert (len(plan.range_cases), len(plan.selection_cases)) == (2, 2)
+    assert set(plan.parity_cases) == set(CASES[:5]) - set(plan.range_cases) - set(plan.selection_cases)
     everything = plan_build(Request(tmp_path / "all.pt", workspace, tmp_path / "bundle", range_cases=5))
     assert everything.parity_cases == everything.range_cases
+
+
+def test_selection_cases_show_other_patients_than_range_cases(
+    student: Student, workspace: Path, tmp_path: Path
+) -> None:
+    """A range that fits only the patients that gave it must not look good; a single patient has to do for both."""
+    write_student(tmp_path / "all.pt", student, train_cases=list(CASES[:5]))
+    plan = plan_build(Request(tmp_path / "all.pt", workspace, tmp_path / "bundle"))
+    assert not {case[:-4] for case in plan.selection_cases} & {case[:-4] for case in plan.range_cases}
+    write_student(tmp_path / "one.pt", student, train_cases=[CASES[0]])
+    alone = plan_build(Request(tmp_path / "one.pt", workspace, tmp_path / "bundle"))
+    assert alone.selection_cases == alone.range_cases == (CASES[0],)

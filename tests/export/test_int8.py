@@ -13,7 +13,8 @@ import pytest
 import torch
 from glialite_calibration.ranges import Range
 from glialite_export.graph import constants
-from glialite_export.int8 import MAX_WEIGHT, OutputGrid, observed_tensors, quantize, with_outputs
+from glialite_export.int8 import OutputGrid, observed_tensors, quantize, with_outputs
+from glialite_export.int8_convolution import MAX_WEIGHT
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_network
 from glialite_runtime.errors import ExportError
@@ -108,6 +109,16 @@ def test_same_arguments_give_the_same_bytes(quantise: Quantise) -> None:
 def test_threads_do_not_change_a_bit(quantise: Quantise) -> None:
     """Integer sums have no order."""
     model = quantise()
+    np.testing.assert_array_equal(run(model, layer_input(), threads=1), run(model, layer_input(), threads=2))
+
+
+def test_wide_layers_still_run_in_integers(lowered: onnx.ModelProto, quantise: Quantise, tmp_path: Path) -> None:
+    """Two integer convolutions and an integer addition each; nothing goes back to float."""
+    wide = [node.output[0] for node in lowered.graph.node if node.op_type == "Conv"]
+    model = quantise(wide=wide)
+    left = optimised(model, tmp_path / "optimised.onnx")
+    assert left["QLinearConv"] == 2 * left["QLinearAdd"] == 2 * len(wide)
+    assert left["Conv"] == left["Relu"] == 0
     np.testing.assert_array_equal(run(model, layer_input(), threads=1), run(model, layer_input(), threads=2))
 
 

@@ -15,6 +15,7 @@ PACKING = Packing(
     graph=b"graph",
     divisor=16,
     opset=17,
+    halo=2,
     spacing_mm=(2.0, 1.5, 1.0),
     decision=DecisionRule((0.5, 0.7, 0.7), (100.0, 50.0, 0.0)),
     sites=("PHA",),
@@ -105,3 +106,38 @@ def test_golden_logits_are_those_of_the_stored_image() -> None:
 
     bundle_files(PACKING, golden_crop(16), network)
     np.testing.assert_array_equal(seen[0], golden_crop(16).astype(np.float32))
+
+
+CALIBRATION = {
+    "asked": "auto",
+    "method": "mse",
+    "cases": ["a", "b"],
+    "selection_cases": ["c"],
+    "methods": {
+        "min-max": {"dice_change": {"WT": -0.02, "TC": 0.0, "ET": None}, "squared_error": 0.25},
+        "mse": {"dice_change": {"WT": -0.001, "TC": 0.0, "ET": None}, "squared_error": 0.0123},
+    },
+    "sensitivity": {
+        "stem.0": {"weights": 0.06, "activations": 0.01},
+        **{f"layer.{n}": {"weights": 0.0, "activations": 0.0} for n in range(20)},
+        "head": {"weights": 0.01, "activations": 0.02},
+    },
+    "wide_layers": {"stem.0": {"kept": True}, "head": {"kept": False}},
+}
+
+
+def test_model_card_says_how_it_was_quantised() -> None:
+    """Method, what each method cost, the wide layers, and the layers that cost most, as shares."""
+    card = model_card(replace(PACKING, provenance={**PACKING.provenance, "calibration": CALIBRATION}))
+    for piece in (
+        "Activation ranges: mse. Training cases that gave the ranges: 2, that chose the method: 1.",
+        "| min-max | WT -0.02, TC 0, ET not judged | 0.25 |",
+        "| stem.0 | 60% | 10% |\n| head | 10% | 20% |",
+    ):
+        assert piece in card
+    assert card.count("| layer.") < 6
+
+
+def test_model_card_without_a_choice_has_no_section_on_it() -> None:
+    """A bundle whose graphs were not chosen this way says nothing about it."""
+    assert "## Quantisation" not in model_card(PACKING)

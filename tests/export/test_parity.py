@@ -25,6 +25,11 @@ def test_limits_are_the_ones_that_were_fixed() -> None:
         ("lowered to int8", "dice_change", "at least", -0.005),
         ("lowered to int8", "agreement_dice", "at least", 0.95),
         ("lowered to int8", "differing_voxels", "at most", 0.005),
+        ("onnx-3d to fp16", "logit_difference", "at most", 0.01),
+        ("onnx-3d to fp16", "differing_voxels", "at most", 0.0005),
+        ("onnx-3d to gpu-int8", "dice_change", "at least", -0.005),
+        ("onnx-3d to gpu-int8", "agreement_dice", "at least", 0.95),
+        ("onnx-3d to gpu-int8", "differing_voxels", "at most", 0.005),
     }
     assert all(limit.why for limit in LIMITS)
 
