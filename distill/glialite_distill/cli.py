@@ -109,9 +109,16 @@ def soft_labels(
 def train(
     workspace: WorkspaceOption,
     student: Annotated[str, typer.Option("--student", help="S or M.")] = "S",
-    name: Annotated[str | None, typer.Option(help="Folder under students/ (default: the student's name).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder under students/ (default: such as S, S-quantisation-aware).")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="student.pt to start from.")] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    quantisation_aware: Annotated[
+        bool, typer.Option("--quantisation-aware", help="Continue --init, rounding as the INT8 graph will.")
+    ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Batches (default: 2000; quantisation-aware 200).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Patches in a batch.")] = 2,
     patch: Annotated[str | None, typer.Option(help="Such as 64,80,64 voxels (z,y,x); default: the plan's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest; reached after the warm-up.")] = None,
@@ -130,6 +137,8 @@ def train(
     """Train a student on truth and soft labels; an interrupted training continues exactly where it stopped.
 
     Example: distill train --workspace work --student S --iterations 20000 --time-limit 6h
+
+    Example: distill train --workspace work --init work/students/S/student.pt --quantisation-aware
     """
     import torch
 
@@ -139,7 +148,7 @@ def train(
     from glialite_distill.train import RunSettings
     from glialite_distill.train import train as train_student
     from glialite_distill.train_forecast import forecast
-    from glialite_distill.train_options import TrainOptions
+    from glialite_distill.train_options import FINE_TUNING, TrainOptions
     from glialite_distill.workspace import Workspace
 
     log_to_stderr()
@@ -154,20 +163,22 @@ def train(
         soft = SoftLabelStore.open(ready)
     divisor = STUDENTS[student].divisor if student in STUDENTS else 1
     z, y, x = _patch(patch) if patch else (max(1, n // divisor) * divisor for n in ready.patch_size)
-    options = TrainOptions(
+    defaults = FINE_TUNING if quantisation_aware else TrainOptions()
+    options = replace(
+        defaults,
         student=student,
-        iterations=iterations,
+        iterations=iterations or defaults.iterations,
         batch_size=batch_size,
         patch=(z, y, x),
         fold=fold,
+        learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,
         temperature=temperature,
         soft_weight=soft_weight,
         hard_cases=not soft_only,
         seed=seed,
     )
-    if learning_rate is not None:
-        options = replace(options, learning_rate=learning_rate)
-    folder = ready.root / "students" / _plain_name(name or student)
+    default_name = f"{student}-quantisation-aware" if quantisation_aware else student
+    folder = ready.root / "students" / _plain_name(name or default_name)
     settings = RunSettings(
         folder, ready.root / "students" / "cache", pick_device(device), limit, report=_progress_line()
     )
@@ -183,7 +194,7 @@ def train(
     file = train_student(ready, soft, options, settings, initial)
     last = file.provenance["last"]
     dices = ", ".join(f"{r} {_figure(last[f'dice_{r.lower()}'])}" for r in ("WT", "TC", "ET"))
-    text = f"{folder / 'student.pt'}: {iterations} iterations, validation Dice {dices}"
+    text = f"{folder / 'student.pt'}: {options.iterations} iterations, validation Dice {dices}"
     value = {"student": str(folder / "student.pt"), "already_finished": finished, **last}
     emit(value, text + (" (finished already; nothing to do)" if finished else ""), as_json=as_json)
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 import torch
+from glialite_runtime.errors import ConfigError
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 from torch import nn
 
@@ -29,13 +30,27 @@ class StudentSpec:
         Name on the command line.
     widths : tuple of int
         Channels at 1/2, 1/4, 1/8, … of the input resolution.
-    convolutions : int
-        3×3×3 convolutions in each encoder and decoder stage.
+    convolutions : int or tuple of int
+        3×3×3 convolutions in each encoder and decoder stage; a tuple has a number a width.
     """
 
     name: str
     widths: tuple[int, ...]
-    convolutions: int = 2
+    convolutions: int | tuple[int, ...] = 2
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1 or len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
+            raise ConfigError(
+                f"student {self.name}: widths {self.widths} and convolutions {self.convolutions} must be positive, "
+                "with one number of convolutions for all stages or one a width"
+            )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """3×3×3 convolutions of the stages at 1/2, 1/4, … of the input resolution."""
+        if isinstance(self.convolutions, int):
+            return (self.convolutions,) * len(self.widths)
+        return self.convolutions
 
     @property
     def divisor(self) -> int:
@@ -69,17 +84,17 @@ class Student(nn.Module):
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
         self.spec = spec
-        widths, n = spec.widths, spec.convolutions
+        widths, blocks = spec.widths, spec.blocks
         self.stem = nn.Sequential(
             nn.Conv3d(len(SEQUENCES), widths[0], 2, 2, bias=False), nn.BatchNorm3d(widths[0]), nn.ReLU(inplace=True)
         )
         self.encoder = nn.ModuleList()
         for level, width in enumerate(widths):
             first = _conv(width, width) if level == 0 else _conv(widths[level - 1], width, stride=2)
-            self.encoder.append(nn.Sequential(first, *(_conv(width, width) for _ in range(n - 1))))
+            self.encoder.append(nn.Sequential(first, *(_conv(width, width) for _ in range(blocks[level] - 1))))
         self.up = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
+        for below, width, n in zip(widths[:0:-1], widths[-2::-1], blocks[-2::-1], strict=True):
             self.up.append(
                 nn.Sequential(
                     nn.ConvTranspose3d(below, width, 2, 2, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)

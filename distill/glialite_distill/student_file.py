@@ -87,7 +87,9 @@ def save_student(path: Path, file: StudentFile) -> None:
             "spec": {
                 "name": file.spec.name,
                 "widths": list(file.spec.widths),
-                "convolutions": file.spec.convolutions,
+                "convolutions": file.spec.convolutions
+                if isinstance(file.spec.convolutions, int)
+                else list(file.spec.convolutions),
             },
             "state": {name: tensor.detach().cpu().contiguous() for name, tensor in file.state.items()},
             "spacing_mm": list(file.spacing_mm),
@@ -122,7 +124,7 @@ def load_student(path: Path) -> StudentFile:
         spec = StudentSpec(
             str(content["spec"]["name"]),
             tuple(int(w) for w in content["spec"]["widths"]),
-            int(content["spec"]["convolutions"]),
+            _blocks(content["spec"]["convolutions"]),
         )
         z, y, x = (float(mm) for mm in content["spacing_mm"])
         thresholds, minimum = content["decision"]["thresholds"], content["decision"]["minimum_mm3"]
@@ -144,6 +146,11 @@ def build_student(file: StudentFile) -> Student:
     student = Student(file.spec)
     student.load_state_dict(dict(file.state))
     return student.eval()
+
+
+def _blocks(stored: Any) -> tuple[int, ...] | int:
+    """Return `StudentSpec.convolutions`: a number for all stages, or one a stage."""
+    return stored if isinstance(stored, int) else tuple(int(n) for n in stored)
 
 
 def _read(path: Path) -> dict[str, Any]:

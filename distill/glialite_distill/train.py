@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from glialite_runtime.decode import DecisionRule, decode
-from glialite_runtime.errors import CheckFailedError, TimeLimitReached
+from glialite_runtime.errors import CheckFailedError, ConfigError, TimeLimitReached
 from glialite_runtime.metrics import dice_per_region
 
 from glialite_distill.augment import augment
@@ -27,7 +27,14 @@ from glialite_distill.patches import Batch, CachedCase, PatchSampler, SoftLabels
 from glialite_distill.student import STUDENTS
 from glialite_distill.student_file import StudentFile, load_student, save_student
 from glialite_distill.train_options import TrainOptions, learning_rate, select_cases
-from glialite_distill.train_state import TrainState, check_same, identity_of, save_checkpoint, start_or_resume
+from glialite_distill.train_state import (
+    TrainState,
+    check_same,
+    identity_of,
+    network_to_train,
+    save_checkpoint,
+    start_or_resume,
+)
 
 __all__ = ["Progress", "RunSettings", "cache_folder", "remaining_iterations", "train", "train_step"]
 
@@ -110,12 +117,12 @@ def train(
     run : RunSettings
         Where and how long.
     initial : StudentFile, optional
-        Start from its weights; its shape must be that of `options.student`.
+        Start from its weights; its shape must be that of `options.student`. Needed for quantisation-aware training.
 
     Raises
     ------
     ConfigError
-        Options and data do not fit, or the folder holds a training with other options or data.
+        Options, data and `initial` do not fit, or the folder holds a training with other options or data.
     CheckFailedError
         The loss is no longer finite.
     TimeLimitReached
@@ -126,7 +133,7 @@ def train(
     started = time.monotonic()
     soft = soft if options.soft_weight > 0 else None
     training, validation = select_cases(data, soft, options)
-    identity = identity_of(data, soft, options, initial)
+    identity = _identity(data, soft, options, initial)
     final = run.folder / "student.pt"
     if final.is_file():
         finished = load_student(final)
@@ -179,7 +186,7 @@ def remaining_iterations(
         The folder holds a training with other options or data.
     """
     soft = soft if options.soft_weight > 0 else None
-    identity = identity_of(data, soft, options, initial)
+    identity = _identity(data, soft, options, initial)
     final, checkpoint = run.folder / "student.pt", run.folder / "checkpoint.pt"
     if final.is_file():
         check_same(identity, load_student(final).provenance, final)
@@ -187,6 +194,17 @@ def remaining_iterations(
     if checkpoint.is_file():
         return options.iterations - start_or_resume(options, checkpoint, run.device, identity, initial).iteration
     return options.iterations
+
+
+def _identity(
+    data: TrainingData, soft: SoftLabels | None, options: TrainOptions, initial: StudentFile | None
+) -> dict[str, Any]:
+    if options.quantisation_aware and initial is None:
+        raise ConfigError(
+            "quantisation-aware training continues a trained student, whose BatchNorm statistics it freezes; a new one "
+            "has none. Train it first without, then give its student.pt with --init"
+        )
+    return identity_of(data, soft, options, initial)
 
 
 def _iterate(state: TrainState, job: _Job) -> None:
@@ -234,9 +252,9 @@ def train_step(state: TrainState, batch: Batch, options: TrainOptions) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     batch = augment(batch, options.patch, options.augmentation, options.seed, state.iteration)
-    state.network.train()
-    with _mixed_precision(batch.image.device):
-        logits = state.network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+    network = network_to_train(state)
+    with nullcontext() if state.rounded else _mixed_precision(batch.image.device):  # steps are finer than bfloat16's
+        logits = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
     terms = DistillationLoss(options.temperature, options.hard_weight, options.soft_weight)(logits, batch)
     values = [float(term.detach()) for term in (terms.total, terms.dice, terms.bce, terms.soft)]
     if not math.isfinite(values[0]):
@@ -267,9 +285,12 @@ def _image(case: CachedCase) -> npt.NDArray[np.float32]:
 
 
 def _validate(state: TrainState, job: _Job) -> HistoryRow:
-    """Give the averaged weights their BatchNorm statistics, validate them on whole cases, append a row of history."""
+    """Give the averaged weights their BatchNorm statistics, validate them on whole cases, append a row of history.
+
+    Quantisation-aware training keeps the statistics that it started with.
+    """
     options, device = job.options, job.run.device
-    ahead = range(options.iterations, options.iterations + _STATISTICS_BATCHES)  # batches never trained on
+    ahead = range(options.iterations, options.iterations + (0 if state.rounded else _STATISTICS_BATCHES))  # unseen
     changed = (
         augment(job.sampler.batch(i).to(device), options.patch, options.augmentation, options.seed, i) for i in ahead
     )

@@ -19,11 +19,12 @@ from torch import nn
 from glialite_distill.evaluate import on_device
 from glialite_distill.history import HistoryRow
 from glialite_distill.patches import SoftLabels, TrainingData
+from glialite_distill.quant_aware import FakeQuantStudent
 from glialite_distill.student import STUDENTS, Student
 from glialite_distill.student_file import UNREADABLE, StudentFile
 from glialite_distill.train_options import TrainOptions
 
-__all__ = ["TrainState", "check_same", "identity_of", "save_checkpoint", "start_or_resume"]
+__all__ = ["TrainState", "check_same", "identity_of", "network_to_train", "save_checkpoint", "start_or_resume"]
 
 _PRIOR_LOGIT: Final = -3.0
 """First bias of the head: about one voxel in twenty is tumour (Lin et al., arXiv:1708.02002, section 4.1)."""
@@ -33,15 +34,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TrainState:
-    """Everything that changes while training and goes into a checkpoint."""
+    """Everything that changes while training and goes into a checkpoint.
+
+    `rounded` is `network` in the INT8 graph's arithmetic, in quantisation-aware training alone.
+    """
 
     network: Student
     average: Student
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    rounded: FakeQuantStudent | None = None
     iteration: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     history: list[HistoryRow] = field(default_factory=list)
+
+
+def network_to_train(state: TrainState) -> nn.Module:
+    """Return what the next iteration trains: the student, or in quantisation-aware training two forms of it by turns.
+
+    Rounded alone, a student learns to make up for what rounding takes away, and is wrong where nothing is taken away.
+    """
+    if state.rounded is None:
+        return state.network.train()
+    return state.network.eval() if state.iteration % 2 else state.rounded.train()
 
 
 def identity_of(
@@ -50,10 +65,8 @@ def identity_of(
     """Return, JSON-able, what two runs must share to be one training."""
     start = None
     if initial is not None:
-        if (initial.spec.widths, initial.spec.convolutions) != (
-            STUDENTS[options.student].widths,
-            STUDENTS[options.student].convolutions,
-        ):
+        wanted = STUDENTS[options.student]
+        if (initial.spec.widths, initial.spec.blocks) != (wanted.widths, wanted.blocks):
             raise ConfigError(f"the initial weights are those of a student {initial.spec}, not {options.student}")
         digest = hashlib.sha256()
         for name in sorted(initial.state):
@@ -79,7 +92,7 @@ def check_same(identity: Mapping[str, Any], found: Mapping[str, Any], path: Path
         `found`, read from `path`, is not `identity`; the message names every difference.
     """
     different = [key for key in identity if key != "options" and found.get(key) != identity[key]]
-    had = found.get("options", {})
+    had = {"quantisation_aware": False, **found.get("options", {})}  # older trainings do not say
     different += [f"{k} ({had.get(k)}, now {v})" for k, v in identity["options"].items() if had.get(k) != v]
     if different:
         raise ConfigError(
@@ -115,6 +128,7 @@ def start_or_resume(
         copy.deepcopy(network),
         torch.optim.AdamW(groups, lr=options.learning_rate),
         torch.amp.GradScaler(device.type, enabled=half),
+        FakeQuantStudent(network) if options.quantisation_aware else None,
     )
     if path.is_file():
         try:
@@ -126,6 +140,8 @@ def start_or_resume(
         state.average.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.scaler.load_state_dict(saved["scaler"])
+        if state.rounded is not None:
+            state.rounded.ranges = saved["ranges"]
         state.iteration, state.sums = saved["iteration"], saved["sums"]
         state.history = [HistoryRow(**row) for row in saved["history"]]
         logger.info("continuing at iteration %d of %d", state.iteration, options.iterations)
@@ -148,6 +164,7 @@ def save_checkpoint(state: TrainState, path: Path, identity: Mapping[str, Any]) 
             "average": state.average.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
+            "ranges": {} if state.rounded is None else state.rounded.ranges,
             "iteration": state.iteration,
             "sums": state.sums,
             "history": [asdict(row) for row in state.history],

@@ -14,6 +14,7 @@ import torch
 from glialite_distill import soft_labels
 from glialite_distill.cli import app
 from glialite_distill.student_file import load_student
+from glialite_distill.train_options import FINE_TUNING, TrainOptions
 from glialite_distill.workspace import Workspace
 from glialite_runtime.command import run
 
@@ -145,6 +146,16 @@ def test_restart_throws_the_old_training_away(workspace: Path) -> None:
     assert load_student(workspace / "students" / "again" / "student.pt").provenance["seed"] == 4
 
 
+def test_fine_tuning_continues_a_student_under_a_name_of_its_own(workspace: Path) -> None:
+    """The file lies beside its parent's; rate and default of iterations are fractions of a training's."""
+    parent = workspace / "students" / "S" / "student.pt"
+    assert distill("train", "--workspace", workspace, *TRAIN, "--init", parent, "--quantisation-aware") == 0
+    options = load_student(workspace / "students" / "S-quantisation-aware" / "student.pt").provenance["options"]
+    assert options["quantisation_aware"] is True
+    assert options["learning_rate"] == FINE_TUNING.learning_rate < TrainOptions().learning_rate
+    assert FINE_TUNING.iterations < TrainOptions().iterations
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -155,6 +166,7 @@ def test_restart_throws_the_old_training_away(workspace: Path) -> None:
         (("--name", "../out"), "letters, digits"),
         (("--device", "abacus"), "unknown device"),
         (("--soft-weight", "1"), "distill soft-labels"),
+        (("--quantisation-aware",), "with --init"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

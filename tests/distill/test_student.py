@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from glialite_distill.student import STUDENTS, Student, StudentSpec
+from glialite_runtime.errors import ConfigError
 from torch import nn
 
 TEACHER_PARAMETERS = 30.8e6  # nnU-Net 3d_fullres on four sequences
@@ -51,6 +52,20 @@ def test_the_divisor_is_two_to_the_number_of_stages(name: str, divisor: int) -> 
     """The stem halves once and each further stage once more."""
     assert STUDENTS[name].divisor == divisor
     assert StudentSpec("x", (8, 16)).divisor == 4
+
+
+def test_stages_may_have_different_numbers_of_convolutions() -> None:
+    """One at half resolution, where they are dear; the transposed convolutions and the head are not counted."""
+    student = Student(StudentSpec("x", (8, 16, 24), (1, 2, 3)))
+    assert [len(stage) for stage in student.encoder] == [1, 2, 3]
+    assert [len(stage) for stage in student.decoder] == [2, 1]
+
+
+@pytest.mark.parametrize(("widths", "convolutions"), [((), 2), ((8, 0), 2), ((8, 16), (1,)), ((8, 16), (1, 0))])
+def test_an_impossible_shape_is_refused(widths: tuple[int, ...], convolutions: int | tuple[int, ...]) -> None:
+    """Such as a stage without a number of convolutions, in a student file that somebody edited."""
+    with pytest.raises(ConfigError, match="convolutions"):
+        StudentSpec("x", widths, convolutions)
 
 
 def test_edges_that_are_no_multiple_of_the_divisor_do_not_pass() -> None:

@@ -44,6 +44,13 @@ def test_what_is_saved_comes_back(saved: Path) -> None:
     assert all(torch.equal(got.state[name], wanted.state[name]) for name in wanted.state)
 
 
+def test_a_number_of_convolutions_a_stage_comes_back(tmp_path: Path) -> None:
+    """A tuple stays a tuple, and the weights fit."""
+    spec = StudentSpec("tiny", (8, 16), (1, 2))
+    save_student(tmp_path / "student.pt", replace(tiny_file(), spec=spec, state=Student(spec).state_dict()))
+    assert load_student(tmp_path / "student.pt").spec == spec
+
+
 def test_the_same_student_gives_the_same_bytes(saved: Path) -> None:
     """Neither the file's name nor the time of writing gets into it."""
     other = saved.with_name("another.pt")

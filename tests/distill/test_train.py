@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from glialite_distill import student as students
 from glialite_distill import train as training
 from glialite_distill import train_options, train_state
 from glialite_distill.averaging import refresh_batch_norm, update_average
+from glialite_distill.quant_aware import FakeQuantStudent
 from glialite_distill.student import StudentSpec
-from glialite_distill.student_file import load_student
+from glialite_distill.student_file import load_student, save_student
 from glialite_distill.train import Progress, RunSettings, TrainOptions, learning_rate, select_cases, train
 from glialite_distill.train_forecast import forecast
 from glialite_runtime.errors import CheckFailedError, ConfigError, TimeLimitReached
@@ -277,6 +279,80 @@ def test_a_given_student_of_another_shape_is_refused(whole: Path, tmp_path: Path
     """S does not start from the weights of a tiny student."""
     with pytest.raises(ConfigError, match="initial weights"):
         train(Data(), Soft(), OPTIONS, settings(tmp_path), load_student(whole / "student.pt"))
+
+
+@pytest.fixture(scope="module")
+def tuned(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a quantisation-aware training of the trained student that ran through."""
+    folder = tmp_path_factory.mktemp("tuned")
+    train(Data(), Soft(), options(quantisation_aware=True), settings(folder), load_student(whole / "student.pt"))
+    return folder / "run"
+
+
+def test_a_fine_tuned_student_is_an_ordinary_one_that_names_its_parent(whole: Path, tuned: Path) -> None:
+    """The same tensors in the same form; statistics are the parent's, weights are not on a grid."""
+    parent, file = load_student(whole / "student.pt"), load_student(tuned / "student.pt")
+    assert file.spec == parent.spec
+    assert all("running" not in key or torch.equal(file.state[key], parent.state[key]) for key in parent.state)
+    assert not torch.equal(file.state["head.weight"], parent.state["head.weight"])
+    channel = file.state["encoder.0.0.0.weight"][0].flatten() / file.state["encoder.0.0.0.weight"][0].abs().max() * 63
+    assert (channel - channel.round()).abs().max() > 0.1
+    assert file.provenance["options"]["quantisation_aware"] is True
+    digest = hashlib.sha256()
+    for key in sorted(parent.state):
+        digest.update(parent.state[key].numpy().tobytes())
+    assert file.provenance["initial"] == digest.hexdigest()
+
+
+def test_fine_tuning_stopped_after_every_iteration_ends_in_the_same_bytes(
+    whole: Path, tuned: Path, tmp_path: Path
+) -> None:
+    """The running ranges of activations go into the checkpoint too: the student.pt is that of one run, bit for bit."""
+    parent = load_student(whole / "student.pt")
+    for done in range(1, 8):
+        with pytest.raises(TimeLimitReached, match=f"after {done} of 8"):
+            train(Data(), Soft(), options(quantisation_aware=True), settings(tmp_path, time_limit_s=0.0), parent)
+    train(Data(), Soft(), options(quantisation_aware=True), settings(tmp_path, time_limit_s=0.0), parent)
+    assert (tmp_path / "run" / "student.pt").read_bytes() == (tuned / "student.pt").read_bytes()
+
+
+def test_fine_tuning_trains_the_rounded_and_the_plain_student_by_turns(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second iteration rounds, from the first one on; none does in an ordinary training."""
+    rounding: list[int] = []
+    done: list[int] = []
+    plain = FakeQuantStudent.forward
+
+    def forward(self: FakeQuantStudent, image: torch.Tensor) -> torch.Tensor:
+        rounding.append(len(done))
+        return plain(self, image)
+
+    monkeypatch.setattr(FakeQuantStudent, "forward", forward)
+    run = settings(tmp_path, report=lambda progress: done.append(progress.iteration))
+    train(Data(), Soft(), options(quantisation_aware=True, iterations=5), run, load_student(whole / "student.pt"))
+    assert rounding == [0, 2, 4]
+
+
+def test_fine_tuning_needs_a_trained_student(tmp_path: Path) -> None:
+    """The message says why, and what to do; a forecast is refused alike."""
+    for command in (train, forecast):
+        with pytest.raises(ConfigError, match=r"freezes.*--init"):
+            command(Data(), Soft(), options(quantisation_aware=True), settings(tmp_path))
+
+
+def test_fine_tuning_and_training_are_not_mixed_up(whole: Path, tuned: Path) -> None:
+    """The folder of one does not continue as the other."""
+    with pytest.raises(ConfigError, match="quantisation_aware"):
+        train(Data(), Soft(), options(), settings(tuned.parent), load_student(whole / "student.pt"))
+
+
+def test_trainings_from_before_there_was_fine_tuning_are_still_known(whole: Path, tmp_path: Path) -> None:
+    """A finished training whose options do not say whether it rounded is an ordinary one."""
+    file = load_student(whole / "student.pt")
+    older = {key: value for key, value in file.provenance["options"].items() if key != "quantisation_aware"}
+    save_student(tmp_path / "run" / "student.pt", replace(file, provenance={**file.provenance, "options": older}))
+    assert train(Data(), Soft(), options(), settings(tmp_path)).provenance["options"] == older
 
 
 def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
