@@ -10,6 +10,8 @@ help:
 	@echo "make demo       build the environment, then phantoms -> teachers -> student -> INT8 bundle -> report"
 	@echo "make test       build the environment, lint, types, layers, all quick tests"
 	@echo "make test-slow  the slow proofs"
+	@echo "make bench      speed and accuracy beside other programs (an hour the first time), docs/benchmarks.md"
+	@echo "make proof-cpu  the same answer on emulated processors of 2008, 2011 and 2013 (needs qemu-user)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make clean-demo remove what make demo made"
 
@@ -38,7 +40,19 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench proof-cpu bundle: $(STAMP)
+# OpenVINO is a peer to measure against, never a dependency: it lies in an environment of its own.
+bench/work/peers/.installed: bench/requirements.txt
+	$(PYTHON) -m venv bench/work/peers
+	bench/work/peers/bin/python -m pip install --disable-pip-version-check --quiet --requirement bench/requirements.txt
+	touch $@
+
+bench: $(STAMP) bench/work/peers/.installed
+	BIN=$(BIN) sh bench/run.sh
+
+proof-cpu: $(STAMP)
+	$(BIN)/python bench/proof_cpu.py --out docs/cpu-proof.md $(if $(BUNDLE),--bundle $(BUNDLE))
+
+bundle: $(STAMP)
 	@echo "make $@ is not built yet in this version; the README lists what is there" >&2; exit 5
 
 clean-demo:
