@@ -45,36 +45,43 @@ THREADS: Final = (1, 2)
 CROP: Final = (48, 64, 64)
 RADIUS: Final = 24
 LIMIT_S: Final = 900
-PROVED: Final = ("golden crop", "large crop", "label map", "label map, resampled")
+PROVED: Final = ("golden crop", "large crop", "label map", "label map, resampled", "13-bit layers")
 INFORMATION: Final = ("FP32", "8-bit weights")
 GLIALITE: Final = "from glialite_runtime.cli import main; main()"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every processor is given: the bundle, the control, a file of the crop (4, z, y, x), two case folders."""
+    """What every processor is given.
+
+    The bundle, one with 13-bit layers, one with 8-bit weights as a control, a file of the large crop (4, z, y, x), and
+    two case folders by column of the table.
+    """
 
     bundle: Path
+    wide: Path
     control: Path
     crop: Path
     cases: dict[str, Path]
 
 
-def worker(bundle: Path, control: Path, crop: Path, threads: int) -> None:
+def worker(bundle: Path, wide: Path, control: Path, crop: Path, threads: int) -> None:
     """Print the hashes of the logits of each network, as JSON; this is what runs on an emulated processor."""
-    opened = read_bundle(bundle)
-    golden, large = opened.golden()[0], np.load(crop)
-    graph = opened.graph("cpu")
-    whole = OnnxEngine(graph, opened.files[graph.file], threads)
-    dequantised = OnnxEngine(graph, opened.files[graph.file], threads, dequantised=True)
-    other = read_bundle(control)
-    saturating = OnnxEngine(other.graph("cpu"), other.files[graph.file], threads)
-    runs = (whole, golden), (whole, large), (dequantised, golden), (saturating, golden)
-    names = (*PROVED[:2], *INFORMATION)
-    hashes = {
-        name: sha256_bytes(np.ascontiguousarray(engine.logits(image)).tobytes())
-        for name, (engine, image) in zip(names, runs, strict=True)
+
+    def engine(path: Path, *, dequantised: bool = False) -> OnnxEngine:
+        opened = read_bundle(path)
+        graph = opened.graph("cpu")
+        return OnnxEngine(graph, opened.files[graph.file], threads, dequantised=dequantised)
+
+    golden, large = read_bundle(bundle).golden()[0], np.load(crop)
+    runs = {
+        "golden crop": (engine(bundle), golden),
+        "large crop": (engine(bundle), large),
+        "13-bit layers": (engine(wide), large),
+        "FP32": (engine(bundle, dequantised=True), golden),
+        "8-bit weights": (engine(control), golden),
     }
+    hashes = {name: sha256_bytes(np.ascontiguousarray(e.logits(image)).tobytes()) for name, (e, image) in runs.items()}
     print(json.dumps(hashes))
 
 
@@ -100,7 +107,7 @@ def measure(inputs: Inputs, processor: str | None, threads: int) -> dict[str, st
 
     started = time.monotonic()
     found: dict[str, str] = json.loads(
-        call(__file__, "--worker", inputs.control, inputs.crop, threads, "--bundle", inputs.bundle)
+        call(__file__, "--worker", inputs.wide, inputs.control, inputs.crop, threads, "--bundle", inputs.bundle)
     )
     with tempfile.TemporaryDirectory() as out:
         for column, case in inputs.cases.items():
@@ -186,6 +193,7 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     from glialite_export.lower import lower
     from glialite_export.onnx_export import export_student
     from glialite_export.pack import Packing, bundle_files, golden_crop, manifest_of
+    from glialite_export.slabs import cut_for_slabs
     from glialite_runtime.decode import DecisionRule
 
     student = lively_student()
@@ -198,8 +206,20 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     ranges = activation_ranges(histograms, "min-max")
     wide = [node.output[0] for node in lowered.graph.node if node.op_type == "Conv"][1::3]
     with largest_weight(levels):
-        graph = quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)), wide).SerializeToString()
-    packing = Packing("random weights", graph, divisor, OPSET, (2.0, 2.0, 2.0), DecisionRule(), ("PHA",), 0, {})
+        quantized = quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)), wide)
+    graph = cut_for_slabs(quantized).SerializeToString()
+    packing = Packing(
+        name="random weights",
+        graph=graph,
+        divisor=divisor,
+        opset=OPSET,
+        halo=student.spec.blocks[0],
+        spacing_mm=(2.0, 2.0, 2.0),
+        decision=DecisionRule(),
+        sites=("PHA",),
+        training_cases=0,
+        provenance={},
+    )
     engine = OnnxEngine(manifest_of(packing).graphs[0], graph)
     write_bundle(out, manifest_of(packing), bundle_files(packing, crop, engine.logits))
     return out
@@ -209,11 +229,12 @@ def prepare(folder: Path, bundle: Path | None) -> tuple[Inputs, Bundle]:
     """Write what every processor is given into `folder`."""
     from glialite_distill.phantom import make_phantom, settings_for
 
+    wide = random_bundle(folder / "wide", levels=63)
     if bundle is None:
         try:
             bundle = default_bundle()
         except BundleError:
-            bundle = random_bundle(folder / "bundle", levels=63)
+            bundle = wide
     opened = read_bundle(bundle)
     crop = folder / "crop.npy"
     np.save(crop, smooth_noise(CROP))
@@ -223,7 +244,7 @@ def prepare(folder: Path, bundle: Path | None) -> tuple[Inputs, Bundle]:
         PROVED[2]: write_case(folder / "P1", phantom, (z, y, x)),
         PROVED[3]: write_case(folder / "P2", phantom, (1.2 * z, 1.2 * y, 1.2 * x)),
     }
-    return Inputs(bundle, random_bundle(folder / "control", levels=127), crop, cases), opened
+    return Inputs(bundle, wide, random_bundle(folder / "control", levels=127), crop, cases), opened
 
 
 def markdown(rows: list[dict[str, str]], bundle: Bundle, emulator: str) -> str:
@@ -247,6 +268,7 @@ def markdown(rows: list[dict[str, str]], bundle: Bundle, emulator: str) -> str:
         f"{emulator}. This processor: {processor_name()} ({', '.join(told)}).",
         "",
         "First 8 digits of the SHA-256 of the raw logits, and of the label file of a whole `glialite segment`. "
+        "13-bit layers: a student with random weights of which every third layer is wide. "
         f"The columns {', '.join(INFORMATION)} are for comparison: FP32 is the same bundle dequantised; 8-bit weights "
         "is a random student whose weights use all 8 bits, which AVX2 kernels without VNNI add with saturation.",
         "",
@@ -268,11 +290,11 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="default: the one installed, else random weights")
     parser.add_argument("--out", type=Path, help="Markdown file for the table, too")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     choice = parser.parse_args(args)
     if choice.worker:
-        control, crop, threads = choice.worker
-        worker(choice.bundle, Path(control), Path(crop), int(threads))
+        wide, control, crop, threads = choice.worker
+        worker(choice.bundle, Path(wide), Path(control), Path(crop), int(threads))
         return
     emulator = emulator_path()
     rows: list[dict[str, str]] = []
