@@ -92,16 +92,9 @@ def nnunet_model(workspace: Path, folder: Path) -> None:
     prepared = next((workspace / "nnUNet_preprocessed").glob("Dataset*"))
     plans_file = next(prepared.glob("*lans*.json"))
     plans, dataset = json.loads(plans_file.read_text()), json.loads((prepared / "dataset.json").read_text())
-    configuration = PlansManager(plans).get_configuration("3d_fullres")
+    manager = PlansManager(plans)
     torch.manual_seed(0)
-    network = nnUNetTrainer.build_network_architecture(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        4,
-        3,
-        enable_deep_supervision=True,
-    )
+    network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 4, 3)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))

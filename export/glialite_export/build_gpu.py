@@ -30,7 +30,7 @@ from glialite_runtime.tensorrt_engine import golden_difference
 
 from glialite_export import build as cpu
 from glialite_export import parity
-from glialite_export.build import Plan, Request, Track, finished
+from glialite_export import plan as planning
 from glialite_export.fp16 import ACTIVATION_LIMIT, observed_tensors, to_fp16
 from glialite_export.gpu_int8 import quantize_symmetric
 from glialite_export.graph import OPSET
@@ -39,6 +39,7 @@ from glialite_export.int8_choice import methods_for
 from glialite_export.judge import judge_against, pick
 from glialite_export.onnx_export import export_student
 from glialite_export.pack import Packing, golden_crop, manifest_of, model_card, notice
+from glialite_export.plan import Plan, Request, Track, finished
 from glialite_export.tensorrt_rules import RULES, check
 
 __all__ = ["FP16_FILE", "INT8_FILE", "Request", "build", "finished", "forecast", "plan_build"]
@@ -90,7 +91,7 @@ def plan_build(request: Request) -> Plan:
     ConfigError, CalibrationError
         See `glialite_export.build.plan_build`.
     """
-    plan = cpu.plan_build(request)
+    plan = planning.plan_build(request)
     key = sha256_bytes(f"gpu {_VERSION} {plan.key}".encode())
     return replace(plan, parity_cases=plan.parity_cases[:_PARITY_CASES], key=key)
 

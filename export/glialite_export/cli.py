@@ -14,7 +14,7 @@ from glialite_runtime.errors import BackendUnavailableError, ConfigError, Parity
 if TYPE_CHECKING:
     from glialite_runtime.bundle import Bundle
 
-    from glialite_export.build import Plan
+    from glialite_export.plan import Plan
 
 __all__ = ["app", "main"]
 

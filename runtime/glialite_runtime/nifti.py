@@ -34,7 +34,7 @@ class Image:
     Attributes
     ----------
     data : array (x, y, z)
-        Voxels in the file's own axes, Fortran order, the stored dtype (float32 when the header scales them).
+        Voxels in the file's own axes, Fortran order, the stored dtype; float32 for float64 and for scaled values.
     affine : float64 array (4, 4)
         Voxel index to RAS+ millimetres.
     header : nibabel header

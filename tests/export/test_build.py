@@ -13,7 +13,8 @@ from glialite_calibration.ranges import METHODS
 from glialite_distill.student import Student
 from glialite_export import build as build_module
 from glialite_export import int8_choice, parity
-from glialite_export.build import Request, build, finished, plan_build
+from glialite_export.build import build
+from glialite_export.plan import Request, finished, plan_build
 from glialite_runtime.bundle import Bundle, read_bundle
 from glialite_runtime.decode import decode
 from glialite_runtime.engine import open_engine

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from glialite_export import build as cpu
 from glialite_export import build_gpu as module
 from glialite_export import parity
+from glialite_export import plan as planning
 from glialite_export.build_gpu import FP16_FILE, INT8_FILE, Request, build, finished, forecast, plan_build
 from glialite_export.cli import app
 from glialite_export.tensorrt_rules import check
@@ -112,7 +112,7 @@ def test_same_inputs_are_not_built_twice(
     before = (built / "bundle.json").stat().st_mtime_ns
     build(plan_build(request))
     assert (built / "bundle.json").stat().st_mtime_ns == before
-    assert finished(cpu.plan_build(request)) is None
+    assert finished(planning.plan_build(request)) is None
 
 
 def _changed(model: onnx.ModelProto, kind: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:

@@ -37,10 +37,10 @@ def patched(path: Path, offset: int, packed: bytes) -> Path:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_every_real_voxel_type_comes_back_exactly(tmp_path: Path, dtype: type, suffix: str) -> None:
-    """What nibabel wrote is what we read, in value and in type."""
+    """What nibabel wrote is what we read, in value and in type; float64 is read as float32."""
     path = save(tmp_path / f"a{suffix}", DATA.astype(dtype), LPS)
     image = nifti.read(path)
-    assert image.data.dtype == dtype
+    assert image.data.dtype == (np.float32 if dtype is np.float64 else dtype)
     np.testing.assert_array_equal(image.data, DATA)
     np.testing.assert_array_equal(image.affine, LPS)
 
@@ -179,6 +179,14 @@ def test_complex_voxels_are_refused(tmp_path: Path) -> None:
     """A raw reconstruction with complex voxels is not an image to segment."""
     with pytest.raises(IntensityError, match="complex64"):
         nifti.read(save(tmp_path / "a.nii.gz", DATA.astype(np.complex64), LPS))
+
+
+def test_what_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """A float64 of 1e39 is no grey value; it is not turned into infinity and worked on."""
+    data = DATA.astype(np.float64)
+    data[1, 1, 1] = 1e39
+    with pytest.raises(IntensityError, match="1 voxels that are NaN or infinite"):
+        nifti.read(save(tmp_path / "huge.nii.gz", data, LPS))
 
 
 def test_infinite_scale_factor_is_refused(good: Path) -> None:

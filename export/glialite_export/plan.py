@@ -1,0 +1,145 @@
+"""Before anything is built: are the inputs whole, do they belong together, and which cases are used for what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import onnxruntime
+from glialite_calibration.cases import guard_cases, spread
+from glialite_calibration.ranges import METHODS
+from glialite_distill.student_file import StudentFile, load_student
+from glialite_distill.workspace import Workspace
+from glialite_runtime import __version__
+from glialite_runtime.bundle import Bundle, read_bundle
+from glialite_runtime.errors import BundleError, ConfigError
+from glialite_runtime.files import sha256_bytes, sha256_file
+
+from glialite_export import parity
+from glialite_export.int8_choice import AUTO
+
+__all__ = ["Plan", "Request", "Track", "finished", "plan_build"]
+
+_VERSION: Final = 3
+"""Raised when the same inputs would give another bundle."""
+
+Track = Callable[[Iterable[str], str], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be built.
+
+    Attributes
+    ----------
+    student, workspace, out : Path
+        Trained student, the workspace that it was trained in, and the bundle (a folder, or a zip by its suffix).
+    method : str
+        How activation ranges are chosen: a key of `METHODS`, or `AUTO`: the one that does best on selection cases.
+    range_cases, selection_cases, parity_cases : int
+        At most so many training-side cases for activation ranges, for choosing among methods, and for the gate.
+    """
+
+    student: Path
+    workspace: Path
+    out: Path
+    method: str = AUTO
+    range_cases: int = 8
+    selection_cases: int = 3
+    parity_cases: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A build whose inputs were read and checked.
+
+    Attributes
+    ----------
+    request : Request
+        What was asked for.
+    file : StudentFile
+        The student.
+    workspace : Workspace
+        The cases.
+    range_cases, selection_cases, parity_cases : tuple of str
+        Cases for activation ranges, for choosing among methods, and for the gate.
+    key : str
+        SHA-256 over all that decides the result.
+    """
+
+    request: Request
+    file: StudentFile
+    workspace: Workspace
+    range_cases: tuple[str, ...]
+    selection_cases: tuple[str, ...]
+    parity_cases: tuple[str, ...]
+    key: str
+
+
+def plan_build(request: Request) -> Plan:
+    """Read the inputs, choose the cases and check that all of it belongs together.
+
+    Methods for activation ranges are judged on training cases of other patients than the ones that give the ranges,
+    so that a range which fits only those does not look good. The gate is measured on the student's validation cases
+    when there are any, else on training cases that have no part in the choice, else on the same ones.
+
+    Raises
+    ------
+    ConfigError
+        Student or workspace cannot be read, or the student was trained elsewhere.
+    CalibrationError
+        A case is held out, or none is left.
+    """
+    file, workspace = load_student(request.student), Workspace.open(request.workspace)
+    problems = []
+    if request.method not in (AUTO, *METHODS):
+        problems.append(f"method {request.method!r} is unknown; known: {AUTO}, {', '.join(METHODS)}")
+    if min(request.range_cases, request.selection_cases, request.parity_cases) < 1:
+        problems.append("at least one case is needed for the ranges, one for choosing, and one for the gate")
+    if file.provenance.get("cohort_hash") != workspace.cohort_hash:
+        problems.append(
+            f"{request.student} was trained on another cohort than {request.workspace} holds; give its own workspace"
+        )
+    if any(abs(a - b) > 1e-3 for a, b in zip(file.spacing_mm, workspace.spacing_mm, strict=True)):
+        problems.append(f"the student works at {file.spacing_mm} mm, the workspace at {workspace.spacing_mm} mm")
+    if problems:
+        raise ConfigError("cannot build: " + "; ".join(problems))
+    trained = tuple(file.provenance.get("train_cases", ())) or workspace.cases
+    selection = spread(trained, min(request.selection_cases, -(-len(trained) // 3)))
+    seen = {workspace.patients.get(case, case) for case in selection}
+    ranges = spread(
+        tuple(case for case in trained if workspace.patients.get(case, case) not in seen) or trained,
+        request.range_cases,
+    )
+    others = tuple(case for case in workspace.cases if case not in (*ranges, *selection))
+    judged = tuple(file.provenance.get("validation_cases", ())) or others or ranges
+    gate = spread(judged, request.parity_cases)
+    for cases in (ranges, selection, gate):
+        guard_cases(cases, workspace.cases, workspace.held_out, workspace.patients)
+    decides = {
+        "version": _VERSION,
+        "software": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "student": sha256_file(request.student),
+        "cohort": workspace.cohort_hash,
+        "method": request.method,
+        "range_cases": ranges,
+        "selection_cases": selection,
+        "parity_cases": gate,
+        "limits": [asdict(limit) for limit in parity.LIMITS],
+    }
+    key = sha256_bytes(json.dumps(decides, sort_keys=True).encode())
+    return Plan(request, file, workspace, ranges, selection, gate, key)
+
+
+def finished(plan: Plan) -> Bundle | None:
+    """Return the bundle when exactly this build is there already, whole."""
+    with suppress(BundleError):
+        bundle = read_bundle(plan.request.out)
+        if bundle.manifest.provenance.get("build_key") == plan.key:
+            return bundle
+    return None
