@@ -103,6 +103,7 @@ class OnnxEngine:
         }
         self._graph = graph
         self._low_memory = low_memory
+        self._bytes_per_voxel = _BYTES_PER_VOXEL * (4 if dequantised else 1)  # floats in place of bytes
         self.golden_crop = "not run"
         self.precision = DEQUANTISED if dequantised and graph.precision == "int8" else graph.precision
         self.divisor = graph.divisor
@@ -142,7 +143,7 @@ class OnnxEngine:
         slab, and no plane's result depends on where slabs end. What lies deeper sees far and is small: it runs whole.
         """
         plane = image.shape[2] * image.shape[3]
-        tight = self._low_memory or available_bytes() < _BYTES_PER_VOXEL * len(image) * plane
+        tight = self._low_memory or available_bytes() < self._bytes_per_voxel * len(image) * plane
         slabs = plan_slabs(len(image) // 2, self._graph.halo, _SLAB_VOXELS / plane / 2 if tight else math.inf)
         features = _joined(
             (self._stage("features", image=image[2 * s.read.start : 2 * s.read.stop])[s.inner] for s in slabs),
