@@ -189,7 +189,10 @@ def students(shapes: dict[str, Any]) -> list[str]:
     return [
         "## Which student",
         f"`python bench/student_shapes.py`: {shapes['shapes'][0]['iterations']} iterations each on the same batches of "
-        "phantoms, Dice on validation cases, milliseconds of the INT8 graph on a whole brain.",
+        "phantoms, Dice on validation cases, milliseconds of the INT8 graph on a brain. A name lists the widths at "
+        "1/2, 1/4, 1/8 and 1/16 of the resolution and the convolutions a stage. One seed each, trained for minutes: "
+        "differences of a few hundredths are chance. S and M are what came out of it: one convolution at half "
+        "resolution costs a quarter less than two, for no loss that this could show.",
         "![Accuracy against time](images/student-shapes.png)",
         table(["student", "parameters", "GMAC", "graph MB", "INT8 ms", "WT", "TC", "ET", "mean Dice"], rows),
     ]
