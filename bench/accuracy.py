@@ -1,6 +1,6 @@
 """What INT8 and slabs cost in accuracy, on patients that no training and no choice of ranges ever saw.
 
-    python bench/accuracy.py --bundle B --student student.pt --cases DIR --out bench/results/accuracy.json
+    python bench/accuracy.py --bundle B --student student.pt --cases DIR [DIR ...] --out bench/results/accuracy.json
 
 The student's FP32 graph and the bundle's INT8 graph go through the clinic's own reading, preprocessing and decoding.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from glialite_distill.student_file import build_student, load_student
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
-from glialite_runtime.bundle import Graph, read_bundle
+from glialite_runtime.bundle import Bundle, Graph, read_bundle
 from glialite_runtime.cases import Case, find_cases
 from glialite_runtime.command import bar
 from glialite_runtime.decode import decode
@@ -26,11 +26,11 @@ from glialite_runtime.files import write_json
 from glialite_runtime.metrics import dice_per_region
 from glialite_runtime.nifti import read
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
-from glialite_runtime.sequences import REGIONS
+from glialite_runtime.sequences import REGION_LABELS, REGIONS
 from glialite_runtime.volume import load_volume
 
 
-def labels_of(case: Case, engines: dict[str, Engine], bundle: Any) -> dict[str, np.ndarray]:
+def labels_of(case: Case, engines: dict[str, Engine], bundle: Bundle) -> dict[str, np.ndarray]:
     """Return each engine's label map of a case, and the truth."""
     volume = load_volume(case)
     image, geometry = preprocess(volume, bundle.manifest.spacing_mm, 16)
@@ -52,11 +52,42 @@ def mean_change(rows: list[dict[str, Any]], region: str) -> tuple[float, float, 
     return float(one), float(other), float(other - one), len(pairs)
 
 
+def measure(cases: Path, engines: dict[str, Engine], bundle: Bundle) -> dict[str, Any]:
+    """Return the figures of one folder of cases."""
+    rows = []
+    for case in bar(find_cases(cases), label=cases.name):
+        found = labels_of(case, engines, bundle)
+        dice = {name: dice_per_region(found[name], found["truth"]) for name in ("fp32", "int8")}
+        rows.append(
+            {
+                "case": case.name,
+                **{n: {r: _plain(v) for r, v in zip(REGIONS, d, strict=True)} for n, d in dice.items()},
+                "truth_voxels": {r: int(np.isin(found["truth"], REGION_LABELS[r]).sum()) for r in REGIONS},
+                "differ_int8": float(np.mean(found["int8"] != found["fp32"])),
+                "differ_slabs": float(np.mean(found["slabs"] != found["int8"])),
+            }
+        )
+    change = {region: mean_change(rows, region) for region in REGIONS}
+    return {
+        "cases": len(rows),
+        "dice": {
+            region: {"fp32": round(a, 4), "int8": round(b, 4), "change": round(c, 5), "cases": n}
+            for region, (a, b, c, n) in change.items()
+        },
+        "voxels_that_differ": {
+            "int8 to fp32": float(np.mean([r["differ_int8"] for r in rows])),
+            "slabs to whole, largest": float(np.max([r["differ_slabs"] for r in rows])),
+        },
+        "rows": rows,
+    }
+
+
 def main() -> None:
     """Measure and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("bundle", "student", "cases"):
+    for name in ("bundle", "student"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("bench/results/accuracy.json"))
     given = parser.parse_args()
     bundle, network = read_bundle(given.bundle), build_student(load_student(given.student))
@@ -67,39 +98,9 @@ def main() -> None:
         "int8": open_engine(bundle),
         "slabs": open_engine(bundle, low_memory=True),
     }
-    rows = []
-    for case in bar(find_cases(given.cases), label="Cases"):
-        found = labels_of(case, engines, bundle)
-        dice = {name: dice_per_region(found[name], found["truth"]) for name in ("fp32", "int8")}
-        rows.append(
-            {
-                "case": case.name,
-                **{n: {r: _plain(v) for r, v in zip(REGIONS, d, strict=True)} for n, d in dice.items()},
-                "truth_voxels": {
-                    "WT": int(np.count_nonzero(found["truth"])),
-                    "TC": int(np.isin(found["truth"], (1, 3)).sum()),
-                    "ET": int((found["truth"] == 3).sum()),
-                },
-                "differ_int8": float(np.mean(found["int8"] != found["fp32"])),
-                "differ_slabs": float(np.mean(found["slabs"] != found["int8"])),
-            }
-        )
-    change = {region: mean_change(rows, region) for region in REGIONS}
-    result = {
-        "cases": len(rows),
-        "dice": {
-            region: {"fp32": round(a, 4), "int8": round(b, 4), "change": round(c, 5), "cases": n}
-            for region, (a, b, c, n) in change.items()
-        },
-        "voxels_that_differ": {
-            "int8 to fp32": float(np.mean([r["differ_int8"] for r in rows])),
-            "slabs to whole, mean": float(np.mean([r["differ_slabs"] for r in rows])),
-            "slabs to whole, largest": float(np.max([r["differ_slabs"] for r in rows])),
-        },
-        "rows": rows,
-    }
+    result = {cases.name: measure(cases, engines, bundle) for cases in given.cases}
     write_json(given.out, result)
-    print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=2))
+    print(json.dumps({n: {k: v for k, v in r.items() if k != "rows"} for n, r in result.items()}, indent=2))
 
 
 def _plain(value: float) -> float | None:

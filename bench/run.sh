@@ -9,9 +9,10 @@ BUNDLE=${BUNDLE:-$WORK/bundle}
 
 say() { printf '\n== %s\n' "$1" >&2; }
 
-say "1/6  Phantoms of 240×240×155 voxels: 36 patients to learn from, 24 of another world to judge on"
+say "1/6  Phantoms of 240×240×155 voxels: 36 patients to learn from, 24 and 24 of another world to judge on"
 "$BIN/distill" phantoms --out "$WORK/cohort" --patients 36 --seed 1
 "$BIN/distill" phantoms --out "$WORK/held-out" --patients 24 --seed 1001 --world shifted
+"$BIN/distill" phantoms --out "$WORK/unseen" --patients 24 --seed 2001
 
 say "2/6  Student S on the truth of the phantoms, and its bundle"
 "$BIN/teacher-train" prepare --cohort "$WORK/cohort" --workspace "$SPACE" --plan full --folds 5
@@ -21,8 +22,8 @@ say "2/6  Student S on the truth of the phantoms, and its bundle"
 say "3/6  Shapes of students (those in bench/results/student_shapes.json are timed again, not trained again)"
 "$BIN/python" bench/student_shapes.py --workspace "$SPACE"
 
-say "4/6  What INT8 and tiles cost in Dice"
-"$BIN/python" bench/accuracy.py --bundle "$BUNDLE" --student "$STUDENT" --cases "$WORK/held-out"
+say "4/6  What INT8 and slabs cost in Dice"
+"$BIN/python" bench/accuracy.py --bundle "$BUNDLE" --student "$STUDENT" --cases "$WORK/unseen" "$WORK/held-out"
 
 say "5/6  Speed, side by side"
 "$BIN/python" bench/speed.py --bundle "$BUNDLE" --student "$STUDENT" --cases "$WORK/held-out" --workspace "$SPACE" --work "$WORK"

@@ -167,7 +167,7 @@ def engine_seconds(peers: Path, student: Path, bundle: Path, case: Case, work: P
         for name, command in commands.items():
             print(f"  turn {turn + 1}: {name}", file=sys.stderr, flush=True)
             _, text = run([*command, shape, str(image)])
-            found[name].append(json.loads(text)["median_s"])
+            found[name].append(json.loads(text.splitlines()[-1])["median_s"])  # NNCF talks on stdout first
     return {name: {"seconds": round(statistics.median(values), 4), "turns": values} for name, values in found.items()}
 
 

@@ -21,6 +21,7 @@ NAMES = {
     "low_memory": "`glialite segment --low-memory`",
     "batch": "`glialite batch`, all cases together",
 }
+SETS = {"unseen": "unseen phantoms", "held-out": "phantoms of another world"}
 OURS = "GliaLite: onnxruntime INT8, lowered"
 
 
@@ -44,7 +45,7 @@ def goals(speed: dict[str, Any], accuracy: dict[str, Any]) -> list[tuple[str, st
     total = sum(stages.values())
     other = {stage: s / total for stage, s in stages.items() if stage not in ("network", "start")}
     largest = max(other, key=lambda stage: other[stage])
-    slabs = accuracy["voxels_that_differ"]["slabs to whole, largest"]
+    slabs = max(found["voxels_that_differ"]["slabs to whole, largest"] for found in accuracy.values())
     rows = [
         _ratio("whole case, fresh process, report included, against nnU-Net", 40, theirs / whole["glialite"]["wall_s"]),
         _ratio("a case of `glialite batch` (10 cases) against the same", 60, theirs / speed["batch_per_case_s"]),
@@ -64,15 +65,16 @@ def goals(speed: dict[str, Any], accuracy: dict[str, Any]) -> list[tuple[str, st
         ("voxels whose label `--low-memory` changes, worst case", "≤ 0.1 %", f"{100 * slabs:.3f} %", slabs <= 0.001),
         ("clinic bundle", "≤ 5 MB", f"{speed['bundle_mb']:.2f} MB", speed["bundle_mb"] <= 5),
     ]
-    rows += [
-        (
-            f"Dice {region}, INT8 − FP32, {d['cases']} held-out phantoms",
-            "≥ −0.003",
-            f"{d['change']:+.4f}",
-            d["change"] >= -0.003,
-        )
-        for region, d in accuracy["dice"].items()
-    ]
+    for name, found in accuracy.items():
+        rows += [
+            (
+                f"Dice {region}, INT8 − FP32, {d['cases']} {SETS[name]}",
+                "≥ −0.003",
+                f"{d['change']:+.4f}",
+                d["change"] >= -0.003,
+            )
+            for region, d in found["dice"].items()
+        ]
     return rows
 
 
@@ -165,16 +167,20 @@ def network(speed: dict[str, Any]) -> list[str]:
 def cost_of_int8(accuracy: dict[str, Any]) -> list[str]:
     """Return the part on accuracy."""
     rows = [
-        [r, str(d["cases"]), f"{d['fp32']:.4f}", f"{d['int8']:.4f}", f"{d['change']:+.4f}"]
-        for r, d in accuracy["dice"].items()
+        [SETS[name], r, str(d["cases"]), f"{d['fp32']:.4f}", f"{d['int8']:.4f}", f"{d['change']:+.4f}"]
+        for name, found in accuracy.items()
+        for r, d in found["dice"].items()
     ]
-    differ = {name: f"{100 * share:.4f} %" for name, share in accuracy["voxels_that_differ"].items()}
+    differ = "; ".join(
+        f"{SETS[name]}: {100 * found['voxels_that_differ']['int8 to fp32']:.3f} %" for name, found in accuracy.items()
+    )
     return [
         "## What INT8 costs",
-        f"{accuracy['cases']} phantoms from generator settings that no training saw (`--world shifted`).",
-        table(["region", "cases", "Dice FP32", "Dice INT8", "change"], rows),
-        f"Voxels whose label differs: INT8 from FP32 {differ['int8 to fp32']}, slabs from the whole "
-        f"{differ['slabs to whole, mean']} (worst case {differ['slabs to whole, largest']}).",
+        "Phantoms that neither training nor the choice of ranges saw, of the trained world and of another one, whose "
+        "ranges of contrast, noise and anatomy lie outside (`--world shifted`). This student learnt for minutes and "
+        "does not carry over to the other world: there INT8 keeps what FP32 does, good or bad.",
+        table(["cases", "region", "with it", "Dice FP32", "Dice INT8", "change"], rows),
+        f"Voxels whose label INT8 changes: {differ}. `--low-memory` changes none.",
     ]
 
 
