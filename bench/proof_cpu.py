@@ -193,7 +193,7 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     from glialite_export.lower import lower
     from glialite_export.onnx_export import export_student
     from glialite_export.pack import Packing, bundle_files, golden_crop, manifest_of
-    from glialite_export.slabs import cut_for_slabs
+    from glialite_export.slabs import cut_for_slabs, slab_halo
     from glialite_runtime.decode import DecisionRule
 
     student = lively_student()
@@ -207,13 +207,13 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     wide = [node.output[0] for node in lowered.graph.node if node.op_type == "Conv"][1::3]
     with largest_weight(levels):
         quantized = quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)), wide)
-    graph = cut_for_slabs(quantized).SerializeToString()
+    graph = cut_for_slabs(quantized, len(slab_halo(student.spec))).SerializeToString()
     packing = Packing(
         name="random weights",
         graph=graph,
         divisor=divisor,
         opset=OPSET,
-        halo=student.spec.blocks[0],
+        halo=slab_halo(student.spec),
         spacing_mm=(2.0, 2.0, 2.0),
         decision=DecisionRule(),
         sites=("PHA",),

@@ -32,7 +32,7 @@ from glialite_export.onnx_export import export_student
 from glialite_export.pack import GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
 from glialite_export.plan import Plan, Request, Track, finished, plan_build
 from glialite_export.sensitivity import centred_crop, compare_on, layer_names
-from glialite_export.slabs import cut_for_slabs
+from glialite_export.slabs import cut_for_slabs, slab_halo
 
 __all__ = ["Request", "build", "finished", "packing_of", "plan_build"]
 
@@ -88,7 +88,7 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
         images = (_crop(plan.workspace.load(case)[0]) for case in track(plan.parity_cases[:2], f"parity, {hop}"))
         reports.append(parity.check(hop, parity.difference_figures(networks[place], networks[place + 1], images)))
     choice = _choose(plan, networks[2], lowered, layer_names(native, lowered), track)
-    graph = cut_for_slabs(choice.graph)
+    graph = cut_for_slabs(choice.graph, len(slab_halo(student.spec)))
     candidate = _network(graph, plan, "depth-slabs")
     triples = [
         _labels(plan, networks[2], candidate, case) for case in track(plan.parity_cases, f"parity, {parity.TO_INT8}")
@@ -142,7 +142,8 @@ def _torch_network(student: Student) -> parity.Network:
 def _network(model: onnx.ModelProto, plan: Plan, layout: str = "depth-as-batch") -> parity.Network:
     """Return a graph as the clinic's own engine runs it."""
     spec = plan.file.spec
-    graph = Graph(model.graph.name, "cpu", "fp32", layout, spec.divisor, OPSET, spec.blocks[0])
+    halo = slab_halo(spec) if layout == "depth-slabs" else ()
+    graph = Graph(model.graph.name, "cpu", "fp32", layout, spec.divisor, OPSET, halo)
     return OnnxEngine(graph, model.SerializeToString()).logits
 
 
@@ -203,7 +204,7 @@ def packing_of(
         graph=graph,
         divisor=file.spec.divisor,
         opset=OPSET,
-        halo=file.spec.blocks[0],
+        halo=slab_halo(file.spec),
         spacing_mm=file.spacing_mm,
         decision=file.decision,
         sites={site for case in trained if (site := plan.workspace.sites.get(case))},

@@ -50,8 +50,10 @@ class Packing:
         Of the bundle.
     graph : bytes
         The INT8 graph.
-    divisor, opset, halo : int
-        What the graph asks for, see `Graph`.
+    divisor, opset : int
+        What the graph asks for.
+    halo : tuple of int
+        See `Graph`.
     spacing_mm : tuple of float
         Voxel size (z, y, x).
     decision : DecisionRule
@@ -68,7 +70,7 @@ class Packing:
     graph: bytes
     divisor: int
     opset: int
-    halo: int
+    halo: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
     decision: DecisionRule
     sites: Collection[str]

@@ -1,75 +1,97 @@
-"""Cut the INT8 graph in three, so that what needs most memory can run in slabs of depth, with the same result.
+"""Cut the INT8 graph at its skip connections, so that its outer stages run in slabs of depth, with the same result.
 
-Nearly all memory of a student goes into the stages at half resolution, and those see only a few planes around each: the
-first stage on the way down and the last one on the way up. Between them lies what sees far, at a quarter of the
-resolution and less, which is small. The graph stays one file with one set of weights; `Graph.layout` "depth-slabs" says
-how its parts are run.
+Nearly all memory and time of a student goes into its stages at half and at a quarter of the resolution, and each of
+them sees only a few planes around. What lies deeper sees far, and is small. The graph stays one file with one set of
+weights; `Graph.layout` "depth-slabs" says how its parts are run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import onnx
+from glialite_distill.student import StudentSpec
 from glialite_runtime.errors import ExportError
 
-from glialite_export.graph import attributes, checked, consumers
+from glialite_export.graph import attributes, checked
 
-__all__ = ["cut_for_slabs"]
+__all__ = ["cut_for_slabs", "slab_halo"]
+
+_STAGES: Final = 2
+"""Stages that run in slabs: at half and at a quarter of the resolution."""
 
 
-def cut_for_slabs(quantized: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the INT8 graph with its first and last stage apart from the rest.
+def slab_halo(spec: StudentSpec) -> tuple[int, ...]:
+    """Return `Graph.halo` of a student: its two outer stages, a plane for each 3×3×3 convolution of one way."""
+    return spec.blocks[: min(_STAGES, len(spec.blocks) - 1)]
 
-    The cut is where the last skip connection joins: at the last `Concat` of two tensors along channels. It goes away;
-    its inputs become the outputs `raised` and `features`, its output the input `joined`, and whatever else reads the
-    features reads the input `features_in`. All are uint8, so nothing is rounded at a cut.
+
+def cut_for_slabs(quantized: onnx.ModelProto, stages: int) -> onnx.ModelProto:
+    """Return the INT8 graph with its outermost stages apart from the rest.
+
+    The cuts are where the last skip connections join: at the last `Concat`s of two tensors along channels, stage 0 the
+    very last. Each goes away; its inputs become the outputs `raised.n` and `features.n`, its output the input
+    `joined.n`, and whatever else reads the features reads the input `features_in.n`. All are uint8, so nothing is
+    rounded at a cut.
 
     Parameters
     ----------
     quantized : onnx.ModelProto
-        As `quantize` gives it, of a student with at least two stages; not changed.
+        As `quantize` gives it, of a student with more stages than are cut; not changed.
+    stages : int
+        How many are cut off, at least one.
 
     Raises
     ------
     ExportError
-        The graph has no such `Concat`, or a part would need more than one of the inputs.
+        The graph has fewer such `Concat`s, or a part would need more than one of the inputs.
     """
     model = onnx.ModelProto()
     model.CopyFrom(quantized)
-    graph = model.graph
-    joins = [n for n in graph.node if n.op_type == "Concat" and len(n.input) == 2 and attributes(n).get("axis") == 1]
-    if not joins or consumers(model)[joins[-1].output[0]] == 0:
-        raise ExportError("the graph joins no skip connection, so it cannot be cut for slabs; two stages are needed")
-    join = joins[-1]
-    (raised, features), joined = join.input, join.output[0]
-    graph.node.remove(join)
-    renamed = {raised: "raised", features: "features"}
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = {features: "features_in", joined: "joined"}.get(name, name)
-        for place, name in enumerate(node.output):
-            node.output[place] = renamed.get(name, name)
-    width = _channels(quantized, features)
-    graph.input.extend([_uint8("features_in", width), _uint8("joined", _channels(quantized, joined))])
-    graph.output.extend([_uint8("features", width), _uint8("raised", _channels(quantized, raised))])
-    for output, entry in (("features", "image"), ("raised", "features_in"), ("logits", "joined")):
-        if (found := _inputs_of(model, output)) != {entry}:
+    joins = [
+        n for n in model.graph.node if n.op_type == "Concat" and len(n.input) == 2 and attributes(n).get("axis") == 1
+    ]
+    if not 1 <= stages <= len(joins):
+        raise ExportError(
+            f"the graph has {len(joins)} skip connections; it cannot be cut at {stages} of them for slabs"
+        )
+    inferred = onnx.shape_inference.infer_shapes(quantized).graph.value_info
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred}
+    channels = {name: shape[1].dim_value for name, shape in shapes.items() if len(shape) == 4}
+    for stage, join in enumerate(reversed(joins[-stages:])):
+        _cut(model, join, stage, channels)
+    entries = ["image", *(f"features_in.{n}" for n in range(stages)), *(f"joined.{n}" for n in reversed(range(stages)))]
+    results = [*(f"features.{n}" for n in range(stages)), *(f"raised.{n}" for n in reversed(range(stages))), "logits"]
+    for entry, result in zip(entries, results, strict=True):
+        if (found := _inputs_of(model, result)) != {entry}:
             raise ExportError(
-                f"the part that gives {output} reads {sorted(found)}, not {entry} alone; it cannot be cut"
+                f"the part that gives {result} reads {sorted(found)}, not {entry} alone: it cannot be cut"
             )
     return checked(model)
+
+
+def _cut(model: onnx.ModelProto, join: onnx.NodeProto, stage: int, channels: Mapping[str, int]) -> None:
+    """Cut `model` at one `Concat`, in place."""
+    graph = model.graph
+    (raised, features), joined = join.input, join.output[0]
+    if any(channels.get(name, 0) < 1 for name in (raised, features, joined)):
+        raise ExportError(f"the channels of {join.name!r} cannot be inferred, so the graph cannot be cut there")
+    graph.node.remove(join)
+    read = {features: f"features_in.{stage}", joined: f"joined.{stage}"}
+    written = {raised: f"raised.{stage}", features: f"features.{stage}"}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = read.get(name, name)
+        for place, name in enumerate(node.output):
+            node.output[place] = written.get(name, name)
+    graph.input.extend(_uint8(new, channels[old]) for old, new in read.items())
+    graph.output.extend(_uint8(new, channels[old]) for old, new in written.items())
 
 
 def _uint8(name: str, channels: int) -> onnx.ValueInfoProto:
     shape: list[str | int | None] = [f"{name}_depth", channels, f"{name}_height", f"{name}_width"]
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, shape)
-
-
-def _channels(model: onnx.ModelProto, tensor: str) -> int:
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    found = [value.type.tensor_type.shape.dim[1].dim_value for value in inferred if value.name == tensor]
-    if not found or found[0] < 1:
-        raise ExportError(f"the channels of {tensor!r} cannot be inferred, so the graph cannot be cut")
-    return int(found[0])
 
 
 def _inputs_of(model: onnx.ModelProto, output: str) -> set[str]:

@@ -6,13 +6,12 @@ third is in the network.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from glialite_runtime.errors import GliaLiteError, InputError
-from glialite_runtime.slabs import available_bytes
+from glialite_runtime.slabs import available_bytes, usable_cores
 
 __all__ = ["plan_workers", "run_side_by_side"]
 
@@ -37,8 +36,7 @@ def plan_workers(cases: int, threads: int = 0, *, low_memory: bool = False) -> i
     """
     if low_memory:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(max(1, min(threads or cores, cases, available_bytes() // _CASE_BYTES)))
+    return int(max(1, min(threads or usable_cores(), cases, available_bytes() // _CASE_BYTES)))
 
 
 def run_side_by_side(items: Sequence[T], work: Callable[[T], R], workers: int) -> Iterator[tuple[T, R | InputError]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from glialite_runtime.bundle import Bundle, Graph
 from glialite_runtime.errors import BackendUnavailableError, BundleError, BundleIntegrityError
 from glialite_runtime.sequences import REGIONS
-from glialite_runtime.slabs import available_bytes, plan_slabs
+from glialite_runtime.slabs import Slab, available_bytes, plan_slabs, usable_cores
 from glialite_runtime.tensorrt_engine import open_tensorrt_engine
 
 __all__ = ["DEQUANTISED", "Engine", "OnnxEngine", "golden_agrees", "open_engine"]
@@ -80,19 +82,15 @@ class OnnxEngine:
             import onnxruntime  # noqa: PLC0415 - 0.2 s
         except ImportError as error:
             raise BackendUnavailableError(f"onnxruntime cannot be loaded ({error}); install it again") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # A plan of one block for all activations is a third larger than what is alive at any time.
-        options.enable_mem_pattern = False
-        # Threads that wait by spinning take the processor from whatever else runs on an old computer.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if dequantised:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a dozen exception types without a common base but this
-            raise BundleIntegrityError(f"onnxruntime cannot load {graph.file}: {str(error)[:300]}") from error
+        workers = threads or usable_cores()
+        self._session = _session(onnxruntime, graph, model, workers, dequantised=dequantised)
+        # Half of what onnxruntime does between convolutions it does on one thread, whatever it is given. So slabs are
+        # worked on side by side, on a thread each.
+        self._side_by_side = graph.layout == "depth-slabs" and workers > 1 and not low_memory
+        self._narrow = (
+            _session(onnxruntime, graph, model, 1, dequantised=dequantised) if self._side_by_side else self._session
+        )
+        self._workers = workers
         if low_memory and graph.layout != "depth-slabs":
             raise BundleError(f"{graph.file} cannot work in slabs, which --low-memory needs; build the bundle again")
         self._nothing = {
@@ -139,42 +137,90 @@ class OnnxEngine:
     def _in_slabs(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return logits (z, 3, y, x) of an image (z, 4, y, x): see `Graph.layout`.
 
-        What works at half resolution takes nearly all memory and sees only a few planes around each: it runs slab by
-        slab, and no plane's result depends on where slabs end. What lies deeper sees far and is small: it runs whole.
+        The outer stages take nearly all time and memory and see only a few planes around each: they run in slabs, a
+        thread each, or one after the other where memory is short; no plane's result depends on where slabs end. What
+        lies deeper sees far and is small: it runs whole.
         """
         plane = image.shape[2] * image.shape[3]
         tight = self._low_memory or available_bytes() < self._bytes_per_voxel * len(image) * plane
-        slabs = plan_slabs(len(image) // 2, self._graph.halo, _SLAB_VOXELS / plane / 2 if tight else math.inf)
-        features = _joined(
-            (self._stage("features", image=image[2 * s.read.start : 2 * s.read.stop])[s.inner] for s in slabs),
-            len(image) // 2,
-        )
-        raised = self._stage("raised", features_in=features)
-        heads = (np.concatenate([raised[s.read], features[s.read]], axis=1) for s in slabs)
-        logits = (self._stage("logits", joined=head) for head in heads)
-        inner = (slice(2 * s.inner.start, 2 * s.inner.stop) for s in slabs)
-        return _joined((part[kept] for part, kept in zip(logits, inner, strict=True)), len(image))
+        workers = self._workers if self._side_by_side and not tight else 1
+        session = self._session if workers == 1 else self._narrow
+        stages = range(len(self._graph.halo))
 
-    def _stage(self, wanted: str, **given: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run what lies between one input and one output.
+        def slabs(stage: int) -> tuple[Slab, ...]:
+            depth, halo = len(image) >> (stage + 1), self._graph.halo[stage]
+            most = _SLAB_VOXELS / plane * 2**stage / 2 if tight else depth / workers + 2 * halo
+            return plan_slabs(depth, halo, most)
+
+        entry, below = "image", image
+        features = []
+        for stage in stages:
+            work = partial(self._down, session, (entry, f"features.{stage}"), below)
+            below = _each(work, slabs(stage), len(image) >> (stage + 1), workers)
+            entry = f"features_in.{stage}"
+            features.append(below)
+        raised = self._stage(self._session, (entry, f"raised.{stages[-1]}"), below)
+        for stage in reversed(stages):
+            result = f"raised.{stage - 1}" if stage else "logits"
+            work = partial(self._up, session, (f"joined.{stage}", result), (raised, features.pop()))
+            raised = _each(work, slabs(stage), len(image) >> stage, workers)
+        return raised
+
+    def _down(self, session: Any, ends: tuple[str, str], whole: npt.NDArray[Any], slab: Slab) -> npt.NDArray[Any]:
+        return self._stage(session, ends, whole[2 * slab.read.start : 2 * slab.read.stop])[slab.inner]
+
+    def _up(
+        self, session: Any, ends: tuple[str, str], whole: tuple[npt.NDArray[Any], ...], slab: Slab
+    ) -> npt.NDArray[Any]:
+        joined = np.concatenate([part[slab.read] for part in whole], axis=1)
+        return self._stage(session, ends, joined)[2 * slab.inner.start : 2 * slab.inner.stop]
+
+    def _stage(self, session: Any, ends: tuple[str, str], given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Run what lies between an input and an output, `ends`.
 
         onnxruntime goes through the whole graph in every run; on the other inputs, which are empty, that takes no time.
         """
-        found: npt.NDArray[Any] = self._session.run([wanted], self._nothing | given)[0]
+        entry, result = ends
+        found: npt.NDArray[Any] = session.run([result], {**self._nothing, entry: given})[0]
         return found
 
 
-def _joined(parts: Iterator[npt.NDArray[Any]], depth: int) -> npt.NDArray[Any]:
-    """Return the parts one behind the other along the first axis, `depth` long; each is copied, then let go."""
-    whole: npt.NDArray[Any] | None = None
-    done = 0
-    for part in parts:
-        if len(part) == depth:
-            return part
-        whole = np.empty((depth, *part.shape[1:]), part.dtype) if whole is None else whole
-        whole[done : done + len(part)] = part
-        done += len(part)
-    return np.empty(0) if whole is None else whole
+def _session(onnxruntime: Any, graph: Graph, model: bytes, threads: int, *, dequantised: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # A plan of one block for all activations is a third larger than what is alive at any time.
+    options.enable_mem_pattern = False
+    # Threads that wait by spinning take the processor from whatever else runs on an old computer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if dequantised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen exception types without a common base but this
+        raise BundleIntegrityError(f"onnxruntime cannot load {graph.file}: {str(error)[:300]}") from error
+
+
+def _each(
+    work: Callable[[Slab], npt.NDArray[Any]], slabs: Sequence[Slab], depth: int, workers: int
+) -> npt.NDArray[Any]:
+    """Return the results of all slabs in one array, `depth` long; each is copied into it, then let go."""
+    if len(slabs) == 1:
+        return work(slabs[0])
+    whole: list[npt.NDArray[Any]] = []
+    first = threading.Lock()
+
+    def place(slab: Slab) -> None:
+        part = work(slab)
+        with first:
+            if not whole:
+                whole.append(np.empty((depth, *part.shape[1:]), part.dtype))
+        scale = depth // slabs[-1].keep.stop
+        whole[0][scale * slab.keep.start : scale * slab.keep.stop] = part
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(place, slabs))
+    return whole[0]
 
 
 def golden_agrees(bundle: Bundle, engine: Engine) -> bool:

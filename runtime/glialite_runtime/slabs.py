@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import os
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Slab", "available_bytes", "plan_slabs"]
+__all__ = ["Slab", "available_bytes", "plan_slabs", "usable_cores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ def available_bytes() -> float:
             return next(1024.0 * int(line.split()[1]) for line in stream if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return math.inf
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available_on_windows() -> float:
