@@ -13,6 +13,7 @@ from typing import Final
 import onnx
 from glialite_distill.student import StudentSpec
 from glialite_runtime.errors import ExportError
+from glialite_runtime.sequences import REGIONS
 
 from glialite_export.graph import attributes, checked
 
@@ -33,7 +34,7 @@ def cut_for_slabs(quantized: onnx.ModelProto, stages: int) -> onnx.ModelProto:
     The cuts are where the last skip connections join: at the last `Concat`s of two tensors along channels, stage 0 the
     very last. Each goes away; its inputs become the outputs `raised.n` and `features.n`, its output the input
     `joined.n`, and whatever else reads the features reads the input `features_in.n`. All are uint8, so nothing is
-    rounded at a cut.
+    rounded at a cut. A last cut is before the output is turned into floats: `levels`, and `levels_in` to `logits`.
 
     Parameters
     ----------
@@ -61,8 +62,11 @@ def cut_for_slabs(quantized: onnx.ModelProto, stages: int) -> onnx.ModelProto:
     channels = {name: shape[1].dim_value for name, shape in shapes.items() if len(shape) == 4}
     for stage, join in enumerate(reversed(joins[-stages:])):
         _cut(model, join, stage, channels)
+    _cut_output(model)
     entries = ["image", *(f"features_in.{n}" for n in range(stages)), *(f"joined.{n}" for n in reversed(range(stages)))]
-    results = [*(f"features.{n}" for n in range(stages)), *(f"raised.{n}" for n in reversed(range(stages))), "logits"]
+    entries.append("levels_in")
+    results = [*(f"features.{n}" for n in range(stages)), *(f"raised.{n}" for n in reversed(range(stages)))]
+    results += ["levels", "logits"]
     for entry, result in zip(entries, results, strict=True):
         if (found := _inputs_of(model, result)) != {entry}:
             raise ExportError(
@@ -87,6 +91,26 @@ def _cut(model: onnx.ModelProto, join: onnx.NodeProto, stage: int, channels: Map
             node.output[place] = written.get(name, name)
     graph.input.extend(_uint8(new, channels[old]) for old, new in read.items())
     graph.output.extend(_uint8(new, channels[old]) for old, new in written.items())
+
+
+def _cut_output(model: onnx.ModelProto) -> None:
+    """Cut before the output is turned into floats, in place: bytes are a quarter of what there is to move."""
+    graph, name = model.graph, "logits"
+    makers = {node.output[0]: node for node in graph.node}
+    last = makers[name]
+    while last.op_type == "Add":
+        last = makers[last.input[0]]
+    if last.op_type != "DequantizeLinear":
+        raise ExportError(f"the graph ends in {last.op_type}, not in a quantised output, so it cannot be cut for slabs")
+    levels = last.input[0]
+    for node in graph.node:
+        for place, written in enumerate(node.output):
+            node.output[place] = "levels" if written == levels else written
+        for place, read in enumerate(node.input):
+            node.input[place] = "levels" if read == levels else read
+    last.input[0] = "levels_in"
+    graph.input.append(_uint8("levels_in", len(REGIONS)))
+    graph.output.append(_uint8("levels", len(REGIONS)))
 
 
 def _uint8(name: str, channels: int) -> onnx.ValueInfoProto:

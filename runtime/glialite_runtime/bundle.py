@@ -60,7 +60,7 @@ class Graph:
         "depth-slabs": the same in parts, so that the outer stages may be run slab by slab. With stages 0 to k - 1, the
         resolution halved at each: image -> features.0 (z / 2, c, y / 2, x / 2) uint8; features_in.n (features.n of the
         whole case) -> features.n+1; features_in.k-1 -> raised.k-1; joined.n (raised.n and features.n side by side as
-        channels) -> raised.n-1; joined.0 -> logits.
+        channels) -> raised.n-1; joined.0 -> levels (z, 3, y, x) uint8; levels_in (levels) -> logits.
     divisor : int
         Every edge of the input must be a multiple of it.
     opset : int

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.sequences import ET, NETC, REGIONS, SNFH
 
-__all__ = ["DecisionRule", "components", "decode"]
+__all__ = ["DecisionRule", "components", "decode", "decode_above"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,19 @@ def decode(
     uint8 array (z, y, x)
         BraTS-2023 label values; ET ⊆ TC ⊆ WT.
     """
-    above = [logits[i] > np.float32(t) for i, t in enumerate(rule.logit_thresholds)]
+    above = np.stack([logits[i] > np.float32(t) for i, t in enumerate(rule.logit_thresholds)])
+    return decode_above(above, rule, voxel_mm3, has_t1c=has_t1c)
+
+
+def decode_above(
+    above: npt.NDArray[np.bool_], rule: DecisionRule, voxel_mm3: float, *, has_t1c: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Turn what is above the thresholds, bool (3, z, y, x), into a label map; see `decode`."""
     wt, tc, et = above
     if not has_t1c:
         tc, et = np.zeros_like(tc), np.zeros_like(et)
-    tc |= et
-    wt |= tc
+    tc = tc | et
+    wt = wt | tc
     minimum = [m / voxel_mm3 for m in rule.minimum_mm3]
     wt = _without_small(wt, minimum[0])
     tc = _without_small(tc & wt, minimum[1])

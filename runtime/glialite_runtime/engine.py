@@ -47,6 +47,9 @@ class Engine(Protocol):
     def logits(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return logits (3, z, y, x) of an image (4, z, y, x); any shape is accepted."""
 
+    def above(self, image: npt.NDArray[np.float32], thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
+        """Return where each region's logit is above its threshold, bool (3, z, y, x); `logits` compared, but faster."""
+
 
 class OnnxEngine:
     """A graph in onnxruntime on the CPU. May be used by several threads at once.
@@ -112,17 +115,17 @@ class OnnxEngine:
         An image whose edges are multiples of the divisor, and whose memory is depth first (see `preprocess`), is not
         copied.
         """
+        if self._graph.layout == "depth-slabs":
+            table = self._table()
+            levels = self._in_slabs(image)
+            return np.stack([table[region][levels[region]] for region in range(len(REGIONS))])
         z, y, x = image.shape[1:]
-        missing = [-n % self.divisor for n in (z, y, x)]
-        if any(missing):
-            image = np.pad(image, [(0, 0), *((0, n) for n in missing)])
+        image = self._padded(image)
         if self._graph.layout == "volume":
             out = self._session.run(["logits"], {"image": np.ascontiguousarray(image[None])})[0][0]
         else:
             depth_first = np.ascontiguousarray(image.transpose(1, 0, 2, 3))
-            staged = self._graph.layout == "depth-slabs"
-            run = self._in_slabs if staged else self._at_once
-            out = run(depth_first).transpose(1, 0, 2, 3)
+            out = self._session.run(["logits"], {"image": depth_first})[0].transpose(1, 0, 2, 3)
         if out.shape != (len(REGIONS), *image.shape[1:]):
             raise BundleIntegrityError(
                 f"{self._graph.file} gave logits of shape {out.shape}, not {(len(REGIONS), *image.shape[1:])}"
@@ -130,17 +133,35 @@ class OnnxEngine:
         logits: npt.NDArray[np.float32] = out[:, :z, :y, :x]
         return logits
 
-    def _at_once(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = self._session.run(["logits"], {"image": image})[0]
-        return logits
+    def above(self, image: npt.NDArray[np.float32], thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
+        """Return where each region's logit is above its threshold, bool (3, z, y, x)."""
+        limits = np.array(thresholds, np.float32)[:, None]
+        if self._graph.layout != "depth-slabs":
+            return self.logits(image) > limits[..., None, None]
+        # The logit rises with the level, so each threshold is a level: the first one whose logit is above it.
+        first = np.count_nonzero(self._table() <= limits, axis=1)
+        return self._in_slabs(image, first)
 
-    def _in_slabs(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return logits (z, 3, y, x) of an image (z, 4, y, x): see `Graph.layout`.
+    def _padded(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        missing = [-n % self.divisor for n in image.shape[1:]]
+        return np.pad(image, [(0, 0), *((0, n) for n in missing)]) if any(missing) else image
+
+    def _table(self) -> npt.NDArray[np.float32]:
+        """Return the logit of each level, (3, 256)."""
+        levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1), len(REGIONS), axis=1)
+        return self._stage(self._session, ("levels_in", "logits"), levels)[:, :, 0, 0].T
+
+    def _in_slabs(
+        self, image: npt.NDArray[np.float32], first: npt.NDArray[np.integer] | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the output's levels, uint8 (3, z, y, x); with `first`, where they are at least `first` of the region.
 
         The outer stages take nearly all time and memory and see only a few planes around each: they run in slabs, a
         thread each, or one after the other where memory is short; no plane's result depends on where slabs end. What
         lies deeper sees far and is small: it runs whole.
         """
+        shape = image.shape[1:]
+        image = np.ascontiguousarray(self._padded(image).transpose(1, 0, 2, 3))
         plane = image.shape[2] * image.shape[3]
         tight = self._low_memory or available_bytes() < self._bytes_per_voxel * len(image) * plane
         workers = self._workers if self._side_by_side and not tight else 1
@@ -160,11 +181,23 @@ class OnnxEngine:
             entry = f"features_in.{stage}"
             features.append(below)
         raised = self._stage(self._session, (entry, f"raised.{stages[-1]}"), below)
-        for stage in reversed(stages):
-            result = f"raised.{stage - 1}" if stage else "logits"
-            work = partial(self._up, session, (f"joined.{stage}", result), (raised, features.pop()))
+        for stage in reversed(stages[1:]):
+            work = partial(self._up, session, (f"joined.{stage}", f"raised.{stage - 1}"), (raised, features.pop()))
             raised = _each(work, slabs(stage), len(image) >> stage, workers)
-        return raised
+        out = np.empty((len(REGIONS), *shape), np.uint8 if first is None else np.bool_)
+
+        def finish(slab: Slab) -> None:
+            levels = self._up(session, ("joined.0", "levels"), (raised, features[0]), slab)
+            target = out[:, 2 * slab.keep.start : 2 * slab.keep.stop]
+            levels = levels[: target.shape[1], :, : shape[1], : shape[2]]
+            for region in range(len(REGIONS)):
+                if first is None:
+                    target[region] = levels[:, region]
+                else:
+                    np.greater_equal(levels[:, region], first[region], out=target[region])
+
+        _run(finish, slabs(0), workers)
+        return out
 
     def _down(self, session: Any, ends: tuple[str, str], whole: npt.NDArray[Any], slab: Slab) -> npt.NDArray[Any]:
         return self._stage(session, ends, whole[2 * slab.read.start : 2 * slab.read.stop])[slab.inner]
@@ -201,6 +234,16 @@ def _session(onnxruntime: Any, graph: Graph, model: bytes, threads: int, *, dequ
         raise BundleIntegrityError(f"onnxruntime cannot load {graph.file}: {str(error)[:300]}") from error
 
 
+def _run(work: Callable[[Slab], None], slabs: Sequence[Slab], workers: int) -> None:
+    """Work on every slab, `workers` at a time."""
+    if workers == 1:
+        for slab in slabs:
+            work(slab)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, slabs))
+
+
 def _each(
     work: Callable[[Slab], npt.NDArray[Any]], slabs: Sequence[Slab], depth: int, workers: int
 ) -> npt.NDArray[Any]:
@@ -208,18 +251,16 @@ def _each(
     if len(slabs) == 1:
         return work(slabs[0])
     whole: list[npt.NDArray[Any]] = []
-    first = threading.Lock()
+    first, scale = threading.Lock(), depth // slabs[-1].keep.stop
 
     def place(slab: Slab) -> None:
         part = work(slab)
         with first:
             if not whole:
                 whole.append(np.empty((depth, *part.shape[1:]), part.dtype))
-        scale = depth // slabs[-1].keep.stop
         whole[0][scale * slab.keep.start : scale * slab.keep.stop] = part
 
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(place, slabs))
+    _run(place, slabs, workers)
     return whole[0]
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from glialite_runtime import __version__
 from glialite_runtime.bundle import Bundle
 from glialite_runtime.cases import Case
-from glialite_runtime.decode import decode
+from glialite_runtime.decode import decode, decode_above
 from glialite_runtime.engine import Engine
 from glialite_runtime.files import remove, sha256_file, write_bytes, write_json
 from glialite_runtime.intake import Quality, inspect_volume
@@ -130,11 +130,19 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     image, geometry = preprocess(volume, manifest.spacing_mm, engine.divisor)
     clock.lap("preprocess")
     ran = NetworkRun(engine.precision, engine.golden_crop)
-    logits = engine.logits(image)
+    same_grid = geometry.network_shape == tuple(b - a for a, b in zip(geometry.start, geometry.stop, strict=True))
+    rule, has_t1c = manifest.decision, "t1c" in volume.sequences
+    if same_grid:
+        z, y, x = geometry.network_shape
+        above = engine.above(image, rule.logit_thresholds)[:, :z, :y, :x]
+    else:
+        logits = engine.logits(image)
     del image
     clock.lap("network")
-    has_t1c = "t1c" in volume.sequences
-    cropped = decode(restore_logits(logits, geometry), manifest.decision, volume.voxel_mm3, has_t1c=has_t1c)
+    if same_grid:
+        cropped = decode_above(above, rule, volume.voxel_mm3, has_t1c=has_t1c)
+    else:
+        cropped = decode(restore_logits(logits, geometry), rule, volume.voxel_mm3, has_t1c=has_t1c)
     labels = uncrop(cropped, geometry)
     found = lesions(labels, volume.voxel_mm3, has_t1c=has_t1c)
     volumes = volumes_ml(labels, volume.voxel_mm3, has_t1c=has_t1c)

@@ -9,7 +9,7 @@ more exact graph is the better choice; INT8 halves the memory of weights and act
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,10 @@ class TensorRtEngine:
         with self._turn, self._buffer(padded.nbytes) as given, self._buffer(out.nbytes) as result:
             self._run(padded, given, out, result)
         return out[0, :, :z, :y, :x]
+
+    def above(self, image: Array, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
+        """Return where each region's logit is above its threshold, bool (3, z, y, x)."""
+        return self.logits(image) > np.array(thresholds, np.float32).reshape(-1, 1, 1, 1)
 
     def _run(self, image: Array, given: int, out: Array, result: int) -> None:
         """Copy in, compute, copy out; `given` and `result` are addresses on the GPU."""

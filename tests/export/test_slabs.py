@@ -60,8 +60,23 @@ def test_slabs_side_by_side_give_the_same_bits(threads: int) -> None:
     cut = cut_for_slabs(quantized(spec), 2).SerializeToString()
     image = np.random.default_rng(1).standard_normal((4, 24, 32, 40)).astype(np.float32)
     graph = Graph("c", "cpu", "int8", "depth-slabs", 8, 17, (1, 2))
-    one, more = (OnnxEngine(graph, cut, n).logits(image) for n in (1, threads))
-    np.testing.assert_array_equal(more, one)
+    one, more = (OnnxEngine(graph, cut, n) for n in (1, threads))
+    np.testing.assert_array_equal(more.logits(image), one.logits(image))
+    np.testing.assert_array_equal(more.above(image, (0.0, 0.0, 0.0)), one.logits(image) > 0)
+
+
+def test_thresholds_on_levels_are_those_on_logits() -> None:
+    """At a level's own logit, between two levels, beyond both ends; on an image that must be padded."""
+    spec = StudentSpec("x", (8, 16), 1)
+    cut = cut_for_slabs(quantized(spec), 1).SerializeToString()
+    engine = OnnxEngine(Graph("c", "cpu", "int8", "depth-slabs", 4, 17, (1,)), cut, 1)
+    image = np.random.default_rng(1).standard_normal((4, 14, 15, 17)).astype(np.float32)
+    logits = engine.logits(image)
+    middle = [float(np.median(region)) for region in logits]
+    for shift in (-100, -0.01, 0, 0.01, 100):
+        thresholds = [value + shift for value in middle]
+        expected = logits > np.array(thresholds, np.float32).reshape(3, 1, 1, 1)
+        np.testing.assert_array_equal(engine.above(image, thresholds), expected)
 
 
 def test_the_cut_runs_dequantised_too(monkeypatch: pytest.MonkeyPatch) -> None:
