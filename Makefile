@@ -15,7 +15,7 @@ help:
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make clean-demo remove what make demo made"
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt runtime/glialite_runtime/_int8.c runtime/glialite_runtime/kernels/convolution.inc
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[train,export,dev]'

@@ -1,6 +1,7 @@
 """The same answer on every processor: one bundle here and on emulated Nehalem, SandyBridge and Haswell, bit for bit.
 
-`make proof-cpu` runs it. Each processor runs the network on two crops and `glialite segment` on two phantoms (one of
+`make proof-cpu` runs it. Each processor runs the network on two crops, in the compiled kernels and
+in onnxruntime, and `glialite segment` on two phantoms (one of
 them on other voxels than the model's, so that it is resampled), with 1 and 2 threads; SHA-256 of the logits and of the
 label files must agree. That the test can fail is shown beside it: the same kind of network with weights of all 8 bits,
 and the same bundle in FP32, need not agree. Without a bundle a student with random weights is quantised: agreement
@@ -28,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from glialite_runtime.bundle import Bundle, default_bundle, read_bundle, write_bundle
 from glialite_runtime.command import run
-from glialite_runtime.engine import OnnxEngine
+from glialite_runtime.engine import Engine, OnnxEngine, open_engine
 from glialite_runtime.errors import BackendUnavailableError, BundleError, CheckFailedError
 from glialite_runtime.files import sha256_bytes, sha256_file
 from glialite_runtime.processor import instruction_sets, processor_name
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
     from glialite_distill.student import Student
 
 EMULATED: Final = ("Nehalem", "SandyBridge", "Haswell")
-"""SSE4.2; AVX; AVX2 with its saturating 8-bit kernels. The emulator knows no AVX-512."""
+"""SSE4.2; AVX; AVX2, where 8-bit weights saturate. The emulator knows no AVX-512."""
 
 THREADS: Final = (1, 2)
 CROP: Final = (48, 64, 64)
 RADIUS: Final = 24
 LIMIT_S: Final = 900
-PROVED: Final = ("golden crop", "large crop", "label map", "label map, resampled", "13-bit layers")
+PROVED: Final = ("golden crop", "large crop", "label map", "label map, resampled", "13-bit layers", "onnxruntime")
 INFORMATION: Final = ("FP32", "8-bit weights")
 GLIALITE: Final = "from glialite_runtime.cli import main; main()"
 
@@ -67,22 +68,20 @@ class Inputs:
 
 def worker(bundle: Path, wide: Path, control: Path, crop: Path, threads: int) -> None:
     """Print the hashes of the logits of each network, as JSON; this is what runs on an emulated processor."""
-
-    def engine(path: Path, *, dequantised: bool = False) -> OnnxEngine:
-        opened = read_bundle(path)
-        graph = opened.graph("cpu")
-        return OnnxEngine(graph, opened.files[graph.file], threads, dequantised=dequantised)
-
-    golden, large = read_bundle(bundle).golden()[0], np.load(crop)
-    runs = {
-        "golden crop": (engine(bundle), golden),
-        "large crop": (engine(bundle), large),
-        "13-bit layers": (engine(wide), large),
-        "FP32": (engine(bundle, dequantised=True), golden),
-        "8-bit weights": (engine(control), golden),
+    opened = read_bundle(bundle)
+    graph = opened.graph("cpu")
+    model, golden, large = opened.files[graph.file], opened.golden()[0], np.load(crop)
+    ours = open_engine(opened, threads)
+    runs: dict[str, tuple[Engine, npt.NDArray[np.float32]]] = {
+        "golden crop": (ours, golden),
+        "large crop": (ours, large),
+        "13-bit layers": (open_engine(read_bundle(wide), threads), large),
+        "onnxruntime": (OnnxEngine(graph, model, threads), large),
+        "FP32": (OnnxEngine(graph, model, threads, dequantised=True), golden),
+        "8-bit weights": (open_engine(read_bundle(control), threads), golden),
     }
     hashes = {name: sha256_bytes(np.ascontiguousarray(e.logits(image)).tobytes()) for name, (e, image) in runs.items()}
-    print(json.dumps(hashes))
+    print(json.dumps({"kernels": ours.kernels, **hashes}))
 
 
 def measure(inputs: Inputs, processor: str | None, threads: int) -> dict[str, str]:
@@ -190,10 +189,10 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     from glialite_calibration.ranges import activation_ranges, collect
     from glialite_export.graph import OPSET
     from glialite_export.int8 import OutputGrid, observed_tensors, quantize, with_outputs
+    from glialite_export.layers import with_layers
     from glialite_export.lower import lower
     from glialite_export.onnx_export import export_student
     from glialite_export.pack import Packing, bundle_files, golden_crop, manifest_of
-    from glialite_export.slabs import cut_for_slabs, slab_halo
     from glialite_runtime.decode import DecisionRule
 
     student = lively_student()
@@ -206,14 +205,12 @@ def random_bundle(out: Path, *, levels: int) -> Path:
     ranges = activation_ranges(histograms, "min-max")
     wide = [node.output[0] for node in lowered.graph.node if node.op_type == "Conv"][1::3]
     with largest_weight(levels):
-        quantized = quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)), wide)
-    graph = cut_for_slabs(quantized, len(slab_halo(student.spec))).SerializeToString()
+        graph = with_layers(quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)), wide)).SerializeToString()
     packing = Packing(
         name="random weights",
         graph=graph,
         divisor=divisor,
         opset=OPSET,
-        halo=slab_halo(student.spec),
         spacing_mm=(2.0, 2.0, 2.0),
         decision=DecisionRule(),
         sites=("PHA",),
@@ -251,7 +248,7 @@ def markdown(rows: list[dict[str, str]], bundle: Bundle, emulator: str) -> str:
     """Return the table, a row a processor and number of threads, and what it was measured with."""
     import onnxruntime
 
-    columns = ("processor", "threads", *PROVED, *INFORMATION, "seconds")
+    columns = ("processor", "threads", "kernels", *PROVED, *INFORMATION, "seconds")
     first = rows[0]
 
     def cell(row: dict[str, str], column: str) -> str:
@@ -268,6 +265,7 @@ def markdown(rows: list[dict[str, str]], bundle: Bundle, emulator: str) -> str:
         f"{emulator}. This processor: {processor_name()} ({', '.join(told)}).",
         "",
         "First 8 digits of the SHA-256 of the raw logits, and of the label file of a whole `glialite segment`. "
+        "kernels: what ran all columns but the last three; onnxruntime: its integer kernels on the large crop. "
         "13-bit layers: a student with random weights of which every third layer is wide. "
         f"The columns {', '.join(INFORMATION)} are for comparison: FP32 is the same bundle dequantised; 8-bit weights "
         "is a random student whose weights use all 8 bits, which AVX2 kernels without VNNI add with saturation.",
@@ -312,6 +310,8 @@ def main(args: list[str] | None = None) -> None:
         choice.out.write_text(table, encoding="utf-8")
     if wrong := differing(rows, PROVED):
         raise CheckFailedError(f"processors do not agree on: {', '.join(wrong)}; see the table")
+    if rows[0]["onnxruntime"] != rows[0]["large crop"]:
+        raise CheckFailedError("the compiled kernels and onnxruntime do not agree; see the table")
     if "8-bit weights" not in differing(rows, INFORMATION):
         raise CheckFailedError("8-bit weights agreed too, so this proof proves nothing; look at the control")
 

@@ -22,7 +22,7 @@ say "2/6  Student S on the truth of the phantoms, and its bundle"
 say "3/6  Shapes of students (those in bench/results/student_shapes.json are timed again, not trained again)"
 "$BIN/python" bench/student_shapes.py --workspace "$SPACE"
 
-say "4/6  What INT8 and slabs cost in Dice"
+say "4/6  What INT8 costs in Dice"
 "$BIN/python" bench/accuracy.py --bundle "$BUNDLE" --student "$STUDENT" --cases "$WORK/unseen" "$WORK/held-out"
 
 say "5/6  Speed, side by side"

@@ -71,6 +71,15 @@ def segment(case: Case, bundle: Path, out: Path, *options: str) -> tuple[Run, di
     return cost, json.loads(text)
 
 
+def share_of_other_labels(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the share of voxels whose label differs between two reports of a case."""
+    import numpy as np
+    from glialite_runtime.nifti import read
+
+    labels = [read(Path(report["outputs"]["labels"])).data for report in (one, other)]
+    return float(np.mean(labels[0] != labels[1]))
+
+
 def batch(cases: list[Case], bundle: Path, work: Path) -> Run:
     """Time ``glialite batch`` on a folder of these cases."""
     folder, out = work / "batch", work / "batch-out"
@@ -152,7 +161,13 @@ def engine_seconds(peers: Path, student: Path, bundle: Path, case: Case, work: P
     shape = ",".join(map(str, BRAIN))
     ours = [sys.executable, str(ENGINES)]
     commands = {
-        "GliaLite: onnxruntime INT8, lowered": [*ours, "glialite", str(bundle), "lowered"],
+        "GliaLite INT8": [*ours, "glialite", str(bundle), "lowered"],
+        "onnxruntime INT8, lowered (GliaLite's graph)": [
+            *ours,
+            "onnxruntime",
+            str(bundle / "cpu-int8.onnx"),
+            "lowered",
+        ],
         "onnxruntime FP32, lowered": [*ours, "onnxruntime", str(files["lowered"]), "lowered"],
         "onnxruntime FP32, native Conv3d": [*ours, "onnxruntime", str(files["native"]), "native"],
     }
@@ -221,14 +236,17 @@ def main() -> None:
         apart.submit(nnunet_model, given.workspace, given.work / "nnunet-model").result()
     segment(cases[0], given.bundle, given.work / "warm-up")
     runs: dict[str, list[Run]] = {"glialite": [], "low_memory": [], "batch": [], "nnunet": []}
-    reports = []
+    reports, differ = [], []
     for turn in range(given.turns):
         print(f"whole cases, turn {turn + 1} of {given.turns}", file=sys.stderr, flush=True)
         for case in cases[turn :: given.turns]:
             cost, report = segment(case, given.bundle, given.work / "one")
             runs["glialite"].append(cost)
             reports.append(report["timings_s"] | {"start": cost.wall_s - sum(report["timings_s"].values())})
-        runs["low_memory"].append(segment(cases[turn], given.bundle, given.work / "one", "--low-memory")[0])
+        cost, low = segment(cases[turn], given.bundle, given.work / "one", "--low-memory")
+        runs["low_memory"].append(cost)
+        usual = segment(cases[turn], given.bundle, given.work / "two")[1]
+        differ.append(share_of_other_labels(low, usual))
         runs["batch"].append(batch(cases, given.bundle, given.work))
         runs["nnunet"].append(nnunet(cases[turn : turn + 1], given.work / "nnunet-model", given.work))
     print("the network alone", file=sys.stderr, flush=True)
@@ -243,6 +261,7 @@ def main() -> None:
         "batch_per_case_s": round(middle(runs["batch"])["wall_s"] / len(cases), 3),
         "stages_s": stages,
         "network_alone": alone,
+        "low_memory_differs": max(differ),
         "bundle_mb": round(size / 1e6, 2),
     }
     write_json(given.out, result)

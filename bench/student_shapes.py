@@ -22,11 +22,13 @@ from glialite_calibration.ranges import activation_ranges, collect
 from glialite_distill import student as module
 from glialite_distill.student import Student, StudentSpec
 from glialite_export.int8 import OutputGrid, observed_tensors, quantize, with_outputs
+from glialite_export.layers import with_layers
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
 from glialite_runtime.bundle import Graph
-from glialite_runtime.engine import OnnxEngine
 from glialite_runtime.files import write_json
+from glialite_runtime.int8_engine import Int8Engine
+from glialite_runtime.int8_network import read_network
 
 SHAPES = (
     StudentSpec("S: 24-48-96-128, 1-2-2-2", (24, 48, 96, 128), (1, 2, 2, 2)),
@@ -68,19 +70,23 @@ def int8_graph(network: Student) -> bytes:
     tensors = observed_tensors(lowered)
     noise = np.random.default_rng(0).standard_normal((64, 4, 64, 64), np.float32)
     histograms = collect(with_outputs(lowered, tensors).SerializeToString(), tensors, [noise])
-    return quantize(lowered, activation_ranges(histograms, "min-max"), OutputGrid((0.0, 0.0, 0.0))).SerializeToString()
+    ranges = activation_ranges(histograms, "min-max")
+    return with_layers(quantize(lowered, ranges, OutputGrid((0.0, 0.0, 0.0)))).SerializeToString()
 
 
 def milliseconds(graph: bytes, divisor: int, runs: int = 9) -> float:
     """Return the median time of a run on a brain, two threads, after a warm-up."""
-    engine = OnnxEngine(Graph("int8", "cpu", "int8", "depth-as-batch", divisor, 17), graph, 2)
+    network = read_network(graph)
+    if network is None:
+        raise SystemExit("the compiled kernels do not know this shape")
+    engine = Int8Engine(Graph("int8", "cpu", "int8", "depth-as-batch", divisor, 17), network, 2)
     edges = [-(-n // divisor) * divisor for n in BRAIN]
     image = np.random.default_rng(0).standard_normal((edges[0], 4, *edges[1:]), np.float32).transpose(1, 0, 2, 3)
-    engine.logits(image)
+    engine.above(image, (0.0, 0.0, 0.0))
     seconds = []
     for _ in range(runs):
         started = time.perf_counter()
-        engine.logits(image)
+        engine.above(image, (0.0, 0.0, 0.0))
         seconds.append(time.perf_counter() - started)
     return 1000 * float(np.median(seconds))
 

@@ -22,7 +22,7 @@ NAMES = {
     "batch": "`glialite batch`, all cases together",
 }
 SETS = {"unseen": "unseen phantoms", "held-out": "phantoms of another world"}
-OURS = "GliaLite: onnxruntime INT8, lowered"
+OURS = "GliaLite INT8"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -45,11 +45,13 @@ def goals(speed: dict[str, Any], accuracy: dict[str, Any]) -> list[tuple[str, st
     total = sum(stages.values())
     other = {stage: s / total for stage, s in stages.items() if stage not in ("network", "start")}
     largest = max(other, key=lambda stage: other[stage])
-    slabs = max(found["voxels_that_differ"]["slabs to whole, largest"] for found in accuracy.values())
+    other_bits = max(
+        found["voxels_that_differ"]["compiled kernels to onnxruntime, largest"] for found in accuracy.values()
+    )
     rows = [
         _ratio("whole case, fresh process, report included, against nnU-Net", 40, theirs / whole["glialite"]["wall_s"]),
         _ratio("a case of `glialite batch` (10 cases) against the same", 60, theirs / speed["batch_per_case_s"]),
-        _ratio("network alone: lowered INT8 against native Conv3d FP32, both onnxruntime", 4, native / ours),
+        _ratio("network alone: INT8 against onnxruntime on native Conv3d in FP32", 4, native / ours),
     ]
     if openvino:
         rows.append(_ratio("against OpenVINO INT8, the better of native and lowered", 1, min(openvino) / ours))
@@ -62,7 +64,12 @@ def goals(speed: dict[str, Any], accuracy: dict[str, Any]) -> list[tuple[str, st
         ),
         ("peak memory", "≤ 700 MB", f"{peak['glialite']:.0f} MB", peak["glialite"] <= 700),
         ("peak memory with `--low-memory`", "≤ 400 MB", f"{peak['low_memory']:.0f} MB", peak["low_memory"] <= 400),
-        ("voxels whose label `--low-memory` changes, worst case", "≤ 0.1 %", f"{100 * slabs:.3f} %", slabs <= 0.001),
+        (
+            "voxels whose label differs between `--low-memory` and without, or the compiled kernels and onnxruntime",
+            "≤ 0.1 %",
+            f"{100 * max(other_bits, speed['low_memory_differs']):.3f} %",
+            max(other_bits, speed["low_memory_differs"]) <= 0.001,
+        ),
         ("clinic bundle", "≤ 5 MB", f"{speed['bundle_mb']:.2f} MB", speed["bundle_mb"] <= 5),
     ]
     for name, found in accuracy.items():
@@ -145,7 +152,7 @@ def whole_cases(speed: dict[str, Any]) -> list[str]:
         "Fresh processes with a warm page cache, from four NIfTI files to a label map (ours: and the report) on disk; "
         f"medians. The batch has {speed['cases']} cases.",
         table(["program", "seconds", "processor seconds", "peak MB"], costs),
-        "Where a cold `glialite segment` spends its time (start: interpreter, imports, bundle and session):",
+        "Where a cold `glialite segment` spends its time (start: interpreter, imports, bundle and engine):",
         table(["stage", "seconds", "share"], shares),
         "No published CPU figure for glioma segmentation from four sequences known to us comes near: Raidionics "
         "states 16 to 54 s (tumour only), the BraTS-Africa 2025 winner about two hours.",
@@ -172,6 +179,9 @@ def cost_of_int8(accuracy: dict[str, Any]) -> list[str]:
         for name, found in accuracy.items()
         for r, d in found["dice"].items()
     ]
+    other_bits = max(
+        found["voxels_that_differ"]["compiled kernels to onnxruntime, largest"] for found in accuracy.values()
+    )
     differ = "; ".join(
         f"{SETS[name]}: {100 * found['voxels_that_differ']['int8 to fp32']:.3f} %" for name, found in accuracy.items()
     )
@@ -181,7 +191,8 @@ def cost_of_int8(accuracy: dict[str, Any]) -> list[str]:
         "ranges of contrast, noise and anatomy lie outside (`--world shifted`). This student learnt for minutes and "
         "does not carry over to the other world: there INT8 keeps what FP32 does, good or bad.",
         table(["cases", "region", "with it", "Dice FP32", "Dice INT8", "change"], rows),
-        f"Voxels whose label INT8 changes: {differ}. `--low-memory` changes none.",
+        f"Voxels whose label INT8 changes: {differ}. Voxels whose label differs between the compiled kernels and "
+        f"onnxruntime's on the same INT8 graph, in the worst case: {100 * other_bits:.3f} %.",
     ]
 
 

@@ -19,20 +19,22 @@ from glialite_distill.student_file import build_student
 from glialite_runtime.bundle import Bundle, Graph, read_bundle, write_bundle
 from glialite_runtime.decode import decode
 from glialite_runtime.engine import OnnxEngine
-from glialite_runtime.errors import ParityError
+from glialite_runtime.errors import ExportError, ParityError
 from glialite_runtime.files import sha256_bytes, sha256_file
+from glialite_runtime.int8_engine import Int8Engine, kernel_kinds
+from glialite_runtime.int8_network import read_network
 
 from glialite_export import parity
 from glialite_export.graph import OPSET
 from glialite_export.int8 import OutputGrid, observed_tensors, with_outputs
 from glialite_export.int8_choice import AUTO, Bench, Choice, Material, choose, methods_for
 from glialite_export.judge import judge_against
+from glialite_export.layers import with_layers
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
 from glialite_export.pack import GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
 from glialite_export.plan import Plan, Request, Track, finished, plan_build
 from glialite_export.sensitivity import centred_crop, compare_on, layer_names
-from glialite_export.slabs import cut_for_slabs, slab_halo
 
 __all__ = ["Request", "build", "finished", "packing_of", "plan_build"]
 
@@ -88,14 +90,16 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
         images = (_crop(plan.workspace.load(case)[0]) for case in track(plan.parity_cases[:2], f"parity, {hop}"))
         reports.append(parity.check(hop, parity.difference_figures(networks[place], networks[place + 1], images)))
     choice = _choose(plan, networks[2], lowered, layer_names(native, lowered), track)
-    graph = cut_for_slabs(choice.graph, len(slab_halo(student.spec)))
-    candidate = _network(graph, plan, "depth-slabs")
+    graph = with_layers(choice.graph)
+    candidate = _network(graph, plan)
+    crop = golden_crop(student.spec.divisor)
     triples = [
         _labels(plan, networks[2], candidate, case) for case in track(plan.parity_cases, f"parity, {parity.TO_INT8}")
     ]
     reports.append(_gate(triples, choice.report))
+    _check_kernels(graph, candidate, crop.astype(np.float32), student.spec.divisor)
     packing = packing_of(plan, graph.SerializeToString(), reports, choice.report)
-    files = bundle_files(packing, golden_crop(student.spec.divisor), candidate)
+    files = bundle_files(packing, crop, candidate)
     write_bundle(plan.request.out, manifest_of(packing), files)
     return read_bundle(plan.request.out)
 
@@ -135,6 +139,24 @@ def _gate(triples: list[parity.LabelTriple], calibration: Mapping[str, Any]) -> 
         raise ParityError(f"{error}; {way_out}", {**error.report, "calibration": dict(calibration)}) from error
 
 
+def _check_kernels(
+    graph: onnx.ModelProto, reference: parity.Network, crop: npt.NDArray[np.float32], divisor: int
+) -> None:
+    """Hold the compiled kernels, each kind that this processor has, to onnxruntime's result bit for bit."""
+    model = graph.SerializeToString()
+    network = read_network(model)
+    if network is None:
+        logger.info("the graph has layers that the compiled kernels do not know; onnxruntime will run it")
+        return
+    expected = reference(crop)
+    for kind in kernel_kinds():
+        engine = Int8Engine(Graph("int8", "cpu", "int8", "depth-as-batch", divisor, OPSET), network, kind=kind)
+        if not np.array_equal(engine.logits(crop), expected):
+            raise ExportError(
+                f"the compiled kernels ({kind}) and onnxruntime differ on the golden crop: please report it"
+            )
+
+
 def _torch_network(student: Student) -> parity.Network:
     return lambda image: network_logits(student, image, torch.device("cpu"))
 
@@ -142,8 +164,7 @@ def _torch_network(student: Student) -> parity.Network:
 def _network(model: onnx.ModelProto, plan: Plan, layout: str = "depth-as-batch") -> parity.Network:
     """Return a graph as the clinic's own engine runs it."""
     spec = plan.file.spec
-    halo = slab_halo(spec) if layout == "depth-slabs" else ()
-    graph = Graph(model.graph.name, "cpu", "fp32", layout, spec.divisor, OPSET, halo)
+    graph = Graph(model.graph.name, "cpu", "fp32", layout, spec.divisor, OPSET)
     return OnnxEngine(graph, model.SerializeToString()).logits
 
 
@@ -204,7 +225,6 @@ def packing_of(
         graph=graph,
         divisor=file.spec.divisor,
         opset=OPSET,
-        halo=slab_halo(file.spec),
         spacing_mm=file.spacing_mm,
         decision=file.decision,
         sites={site for case in trained if (site := plan.workspace.sites.get(case))},

@@ -52,8 +52,6 @@ class Packing:
         The INT8 graph.
     divisor, opset : int
         What the graph asks for.
-    halo : tuple of int
-        See `Graph`.
     spacing_mm : tuple of float
         Voxel size (z, y, x).
     decision : DecisionRule
@@ -70,7 +68,6 @@ class Packing:
     graph: bytes
     divisor: int
     opset: int
-    halo: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
     decision: DecisionRule
     sites: Collection[str]
@@ -135,7 +132,7 @@ def manifest_of(packing: Packing) -> Manifest:
         accepted_sequences=(SEQUENCES,),
         spacing_mm=packing.spacing_mm,
         decision=packing.decision,
-        graphs=(Graph(GRAPH_FILE, "cpu", "int8", "depth-slabs", packing.divisor, packing.opset, packing.halo),),
+        graphs=(Graph(GRAPH_FILE, "cpu", "int8", "depth-as-batch", packing.divisor, packing.opset),),
         provenance=dict(packing.provenance),
         trained_on=_trained_on(packing),
         intended_use=_INTENDED_USE,

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from glialite_runtime.errors import GliaLiteError, InputError
-from glialite_runtime.slabs import available_bytes, usable_cores
+from glialite_runtime.resources import available_bytes, usable_cores
 
 __all__ = ["plan_workers", "run_side_by_side"]
 

@@ -57,16 +57,10 @@ class Graph:
         "int8", "fp16" or "fp32".
     layout : str
         "volume": image (1, 4, z, y, x) -> logits (1, 3, z, y, x). "depth-as-batch": (z, 4, y, x) -> (z, 3, y, x).
-        "depth-slabs": the same in parts, so that the outer stages may be run slab by slab. With stages 0 to k - 1, the
-        resolution halved at each: image -> features.0 (z / 2, c, y / 2, x / 2) uint8; features_in.n (features.n of the
-        whole case) -> features.n+1; features_in.k-1 -> raised.k-1; joined.n (raised.n and features.n side by side as
-        channels) -> raised.n-1; joined.0 -> levels (z, 3, y, x) uint8; levels_in (levels) -> logits.
     divisor : int
         Every edge of the input must be a multiple of it.
     opset : int
         ONNX operator set.
-    halo : tuple of int
-        For "depth-slabs", a stage: planes of its features around a slab that its way down or up needs to see.
     """
 
     file: str
@@ -75,7 +69,6 @@ class Graph:
     layout: str
     divisor: int
     opset: int
-    halo: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,14 +277,11 @@ def _parse_graph(graph: Any) -> Graph:
         layout=str(graph["layout"]),
         divisor=int(graph["divisor"]),
         opset=int(graph["opset"]),
-        halo=tuple(int(planes) for planes in graph.get("halo", ())),
     )
-    if parsed.layout not in ("depth-as-batch", "depth-slabs", "volume") or parsed.target not in ("cpu", "gpu"):
+    if parsed.layout not in ("depth-as-batch", "volume") or parsed.target not in ("cpu", "gpu"):
         raise ValueError(f"graph {parsed.file}: layout {parsed.layout!r} or target {parsed.target!r}")
-    if (parsed.layout == "depth-slabs") != bool(parsed.halo) or any(not 0 <= planes <= 64 for planes in parsed.halo):
-        raise ValueError(f"graph {parsed.file}: halo {parsed.halo} for layout {parsed.layout!r}")
-    if not 1 <= parsed.divisor <= 256 or 2 ** len(parsed.halo) > parsed.divisor:
-        raise ValueError(f"graph {parsed.file}: divisor {parsed.divisor} or halo {parsed.halo}")
+    if not 1 <= parsed.divisor <= 256:
+        raise ValueError(f"graph {parsed.file}: divisor {parsed.divisor}")
     return parsed
 
 

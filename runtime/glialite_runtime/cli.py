@@ -31,7 +31,9 @@ _Bundle = Annotated[
 _Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 _Threads = Annotated[int, typer.Option("--threads", min=0, max=64, help="Threads of the network; 0: one a core.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-_LowMemory = Annotated[bool, typer.Option("--low-memory", help="Work in slabs: at most 400 MB, the same result.")]
+_LowMemory = Annotated[
+    bool, typer.Option("--low-memory", help="At most 400 MB: one case at a time, in the compiled kernels.")
+]
 _Order = Annotated[
     str | None, typer.Option("--channel-order", help="What _0000 to _0003 are, e.g. t1n,t1c,t2w,t2f (nnU-Net names).")
 ]

@@ -40,10 +40,13 @@ class NetworkRun:
         See `Engine.precision`.
     golden_crop : str
         See `Engine.golden_crop`.
+    kernels : str
+        See `Engine.kernels`.
     """
 
     precision: str
     golden_crop: str
+    kernels: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     quality = inspect_volume(volume, manifest.accepted_sequences)
     image, geometry = preprocess(volume, manifest.spacing_mm, engine.divisor)
     clock.lap("preprocess")
-    ran = NetworkRun(engine.precision, engine.golden_crop)
+    ran = NetworkRun(engine.precision, engine.golden_crop, engine.kernels)
     same_grid = geometry.network_shape == tuple(b - a for a, b in zip(geometry.start, geometry.stop, strict=True))
     rule, has_t1c = manifest.decision, "t1c" in volume.sequences
     if same_grid:

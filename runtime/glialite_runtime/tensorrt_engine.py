@@ -73,6 +73,7 @@ class TensorRtEngine:
         self.precision = graph.precision
         self.divisor = graph.divisor
         self.golden_crop = "not run"
+        self.kernels = "TensorRT"
 
     def logits(self, image: Array) -> Array:
         """Return logits (3, z, y, x) of an image (4, z, y, x), padded with zeros to the divisor and cut back.

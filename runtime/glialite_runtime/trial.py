@@ -68,15 +68,13 @@ def run_trial(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
     dict
         Ready for JSON. `seconds` holds reading, preprocessing, network, decoding and writing of one case, and
         `start_seconds` what comes before the first one; `peak_memory_mb` is this process's, None where the system does
-        not tell. `golden_crop` and `precision` say how the network ran, see `NetworkRun`.
+        not tell. `golden_crop`, `precision` and `kernels` say how the network ran, see `NetworkRun`.
 
     Raises
     ------
     OutputError
         The folder for temporary files cannot be written.
     """
-    import onnxruntime  # noqa: PLC0415 - 0.2 s
-
     started = time.perf_counter()
     engine = open_engine(bundle, threads)
     opened = time.perf_counter()
@@ -99,7 +97,6 @@ def run_trial(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
         "instruction_sets": [name for name, there in present.items() if there],
         "cores": os.cpu_count(),
         "threads": threads or "one a core",
-        "onnxruntime": onnxruntime.__version__,
     }
 
 
@@ -115,7 +112,7 @@ def trial_text(result: dict[str, Any]) -> str:
             f"{result['start_seconds']:.1f} s to start"
             + (f", {memory:.0f} MB of memory at most" if memory is not None else ""),
             f"{result['processor']}, {result['cores']} cores ({', '.join(result['instruction_sets']) or 'unknown'})",
-            f"{result['software']}, onnxruntime {result['onnxruntime']}, threads: {result['threads']}",
+            f"{result['software']}, kernels: {result['kernels']}, threads: {result['threads']}",
         ]
     )
 

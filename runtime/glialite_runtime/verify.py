@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glialite_runtime.bundle import Bundle
-from glialite_runtime.engine import OnnxEngine
+from glialite_runtime.engine import open_engine
 from glialite_runtime.errors import CheckFailedError, InputError
 from glialite_runtime.files import sha256_file
 from glialite_runtime.measure import volumes_ml
@@ -89,8 +89,7 @@ def selftest(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
         gpu.logits(image)
         seconds = time.perf_counter() - started
         return {"bundle": bundle.manifest.name, "golden_crop": gpu.golden_crop, "seconds": round(seconds, 3)}
-    graph = bundle.graph("cpu")
-    engine = OnnxEngine(graph, bundle.files[graph.file], threads)
+    engine = open_engine(bundle, threads)
     started = time.perf_counter()
     got = engine.logits(image)
     seconds = time.perf_counter() - started

@@ -79,7 +79,7 @@ def test_verify_of_a_golden_crop_that_comes_out_differently(
         def logits(self, image: object) -> object:
             return image[:3] + 1e-6  # type: ignore[index]
 
-    monkeypatch.setattr(verify, "OnnxEngine", lambda *args, **settings: Off())
+    monkeypatch.setattr(verify, "open_engine", lambda *args: Off())
     assert run(app, ["verify", str(bundle)]) == 6
     assert "golden crop" in capsys.readouterr().err
 

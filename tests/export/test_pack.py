@@ -15,7 +15,6 @@ PACKING = Packing(
     graph=b"graph",
     divisor=16,
     opset=17,
-    halo=(1, 2),
     spacing_mm=(2.0, 1.5, 1.0),
     decision=DecisionRule((0.5, 0.7, 0.7), (100.0, 50.0, 0.0)),
     sites=("PHA",),

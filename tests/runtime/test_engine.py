@@ -10,7 +10,6 @@ import pytest
 from glialite_runtime.bundle import Bundle, read_bundle
 from glialite_runtime.cases import find_case
 from glialite_runtime.engine import OnnxEngine, open_engine
-from glialite_runtime.errors import BundleError
 from glialite_runtime.preprocess import preprocess
 from glialite_runtime.volume import load_volume
 
@@ -20,12 +19,6 @@ MakeBundle = Callable[..., Path]
 @pytest.fixture
 def bundle(make_bundle: MakeBundle) -> Bundle:
     return read_bundle(make_bundle())
-
-
-def test_a_graph_without_slabs_refuses_low_memory(bundle: Bundle) -> None:
-    """A promise of 400 MB that cannot be kept is not made."""
-    with pytest.raises(BundleError, match="build the bundle again"):
-        open_engine(bundle, 1, low_memory=True)
 
 
 def test_a_golden_crop_that_differs_is_answered_with_fp32(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
