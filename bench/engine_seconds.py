@@ -1,6 +1,6 @@
 """Time one engine on one graph, in a process of its own: what `bench/speed.py` runs for every peer.
 
-    python bench/engine_seconds.py glialite|onnxruntime|openvino|nncf BUNDLE|GRAPH native|lowered Z,Y,X IMAGE.npy
+    python bench/engine_seconds.py glialite|avx2|sse|onnxruntime|openvino|nncf BUNDLE|GRAPH native|lowered Z,Y,X IMAGE.npy
 
 Prints the median of the runs after a warm-up, as JSON. Needs numpy and the engine alone.
 """
@@ -20,14 +20,20 @@ import numpy as np
 RUNS = 7
 
 
-def glialite_run(bundle: str, image: np.ndarray) -> Callable[[], Any]:
-    """Return a run of a bundle's INT8 graph, as the clinic's commands do it."""
+def glialite_run(bundle: str, image: np.ndarray, kind: str) -> Callable[[], Any]:
+    """Return a run of a bundle's INT8 graph as the clinic's commands do it, or in the kernels of older processors."""
     from pathlib import Path
 
     from glialite_runtime.bundle import read_bundle
-    from glialite_runtime.engine import open_engine
+    from glialite_runtime.engine import Engine, open_engine
+    from glialite_runtime.int8_engine import Int8Engine
+    from glialite_runtime.int8_network import read_network
 
-    engine = open_engine(read_bundle(Path(bundle)), len(os.sched_getaffinity(0)))
+    opened, threads = read_bundle(Path(bundle)), len(os.sched_getaffinity(0))
+    engine: Engine = open_engine(opened, threads)
+    network = read_network(opened.files[opened.graph("cpu").file])
+    if kind != "glialite" and network is not None:
+        engine = Int8Engine(opened.graph("cpu"), network, threads, kind)
     return lambda: engine.above(image.transpose(1, 0, 2, 3), (0.0, 0.0, 0.0))
 
 
@@ -66,8 +72,8 @@ def main() -> None:
     if image.shape[1:] != tuple(int(n) for n in shape.split(",")):
         raise SystemExit(f"{image_file} has the shape {image.shape}")
     given = np.ascontiguousarray(image.transpose(1, 0, 2, 3)) if layout == "lowered" else image[None]
-    if engine == "glialite":
-        run = glialite_run(graph, given)
+    if engine in ("glialite", "avx2", "sse"):
+        run = glialite_run(graph, given, engine)
     elif engine == "onnxruntime":
         run = onnxruntime_run(graph, given)
     else:

@@ -162,6 +162,8 @@ def engine_seconds(peers: Path, student: Path, bundle: Path, case: Case, work: P
     ours = [sys.executable, str(ENGINES)]
     commands = {
         "GliaLite INT8": [*ours, "glialite", str(bundle), "lowered"],
+        "GliaLite INT8, kernels for AVX2": [*ours, "avx2", str(bundle), "lowered"],
+        "GliaLite INT8, kernels for SSE4.1": [*ours, "sse", str(bundle), "lowered"],
         "onnxruntime INT8, lowered (GliaLite's graph)": [
             *ours,
             "onnxruntime",

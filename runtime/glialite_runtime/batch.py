@@ -15,8 +15,8 @@ from glialite_runtime.resources import available_bytes, usable_cores
 
 __all__ = ["plan_workers", "run_side_by_side"]
 
-_CASE_BYTES: Final = 450e6
-"""Memory of a case of 240×240×155 voxels in work, libraries left out, measured by `bench/hot_path.py`."""
+_CASE_BYTES: Final = 270e6
+"""Memory of a case of 240×240×155 voxels in work, libraries left out, measured by `bench/speed.py`."""
 
 T = TypeVar("T")
 R = TypeVar("R")
