@@ -25,7 +25,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from glialite_distill.recipes import TrainingPlan
+from glialite_distill.recipes import Layout, TrainingPlan
 from glialite_distill.workspace import (
     CONFIGURATION,
     DATASET,
@@ -163,30 +163,57 @@ def write_plans(root: Path, plan: TrainingPlan) -> None:
 
 
 def _our_plans(stock: dict[str, Any], plan: TrainingPlan) -> dict[str, Any]:
-    configuration = stock["configurations"][CONFIGURATION]
-    stages = len(plan.widths)
-    architecture = configuration["architecture"]
-    kwargs = {
-        **architecture["arch_kwargs"],
-        "n_stages": stages,
-        "features_per_stage": list(plan.widths),
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [list(s) for s in plan.strides],
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-    }
-    ours = {
-        **configuration,
+    """Return our plans: nnU-Net's own 3-D configuration, and three more on the same preprocessed cases.
+
+    nnU-Net's 2-D configuration would keep each case's slice thickness; here the slices are those of the 3-D cases, so
+    that nothing is stored twice. The two differ where a case is not at the plan's spacing along z.
+    """
+    base = {
+        **stock["configurations"][CONFIGURATION],
         "data_identifier": f"{plans_name(plan)}_{CONFIGURATION}",
         "spacing": list(plan.spacing_mm),
-        "patch_size": list(plan.patch_size),
-        "batch_size": plan.batch_size,
-        "batch_dice": False,
         "use_mask_for_norm": [True] * len(SEQUENCES),
-        "architecture": {**architecture, "arch_kwargs": kwargs},
         "mednext_filters": plan.mednext_filters,
     }
-    return {**stock, "plans_name": plans_name(plan), "configurations": {CONFIGURATION: ours}}
+    configurations = {
+        name: {
+            **base,
+            "patch_size": list(layout.patch_size),
+            "batch_size": layout.batch_size,
+            "batch_dice": False,
+            "architecture": _architecture(name, layout),
+        }
+        for name, layout in plan.layouts.items()
+    }
+    return {**stock, "plans_name": plans_name(plan), "configurations": configurations}
+
+
+def _architecture(configuration: str, layout: Layout) -> dict[str, Any]:
+    """Return what nnU-Net's planners write: a plain U-Net, or the ResEnc presets' residual encoder."""
+    axes, stages = len(layout.patch_size), len(layout.widths)
+    residual = "resenc" in configuration
+    kind = "ResidualEncoderUNet" if residual else "PlainConvUNet"
+    blocks = [1, 3, 4, *[6] * stages][:stages]
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(layout.widths),
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * stages,
+            "strides": [list(s) for s in layout.strides],
+            **({"n_blocks_per_stage": blocks} if residual else {"n_conv_per_stage": [2] * stages}),
+            "n_conv_per_stage_decoder": [1 if residual else 2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
 
 
 def plans_and_dataset(root: Path, plan: TrainingPlan) -> tuple[dict[str, Any], dict[str, Any]]:

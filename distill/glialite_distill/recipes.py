@@ -2,94 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from glialite_runtime.errors import ConfigError
 
-from glialite_distill.grokking import poly_with_floor
+from glialite_distill.hyperparameters import (
+    Finetune,
+    Recipe,
+    cases_of,
+    iterations_of,
+    learning_rate,
+    problems_of,
+    trainer_name,
+)
 
 __all__ = [
     "PLANS",
     "RECIPES",
+    "Finetune",
+    "Layout",
     "Recipe",
     "TrainingPlan",
+    "cases_of",
     "find_plan",
     "find_recipe",
     "in_training_order",
     "iterations_of",
     "learning_rate",
+    "problems_of",
     "table",
     "trainer_name",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One teacher's hyper-parameters.
-
-    Attributes
-    ----------
-    name : str
-        Name on the command line.
-    summary : str
-        One sentence.
-    architecture : str
-        "unet" is the plan's nnU-Net U-Net, else the MedNeXt size.
-    kernel_size : int
-        Edge of the convolution kernels, voxels.
-    epochs : int
-        Epochs of a run.
-    iterations, validation_iterations : int or None
-        Batches of an epoch; None is one pass over the training (validation) cases.
-    optimizer : str
-        "sgd" (Nesterov, momentum 0.99) or "schedule-free-adamw".
-    learning_rate, learning_rate_floor : float
-        Start and smallest value; polynomial decay for SGD, constant for the schedule-free optimizer.
-    weight_decay : float
-        L2 penalty.
-    loss : str
-        "dice+bce" (nnU-Net's region loss) or "dice+focal".
-    batch_dice : bool
-        Whether Dice is computed over the batch rather than over each sample.
-    focal_gamma : float or None
-        Exponent of the focal loss.
-    augmentation : str
-        "nnunet" (its full pipeline) or "flip+intensity" (crop, flips, intensity scale and shift).
-    oversample_foreground : float
-        Share of patches that are centred on a tumour voxel.
-    warm_start : str or None
-        Recipe whose final weights (same fold) this one starts from.
-    source : str
-        Where the numbers come from.
-    """
-
-    name: str
-    summary: str
-    architecture: Literal["unet", "mednext-b", "mednext-m"]
-    kernel_size: int
-    epochs: int
-    iterations: int | None
-    validation_iterations: int | None
-    optimizer: Literal["sgd", "schedule-free-adamw"]
-    learning_rate: float
-    learning_rate_floor: float
-    weight_decay: float
-    loss: Literal["dice+bce", "dice+focal"]
-    batch_dice: bool
-    focal_gamma: float | None
-    augmentation: Literal["nnunet", "flip+intensity"]
-    oversample_foreground: float
-    warm_start: str | None
-    source: str
-
+_GROKKING: Final = "Barakat et al., Grokking nnU-Net for Glioma Segmentation in Sub-Saharan MRI"
+_NNUNET: Final = "Isensee et al., Nature Methods 18 (2021)"
+_HASHMI: Final = "Hashmi et al., arXiv:2411.15872"
+_MYRONENKO: Final = "Myronenko, arXiv:1810.11654"
 
 _BASELINE: Final = Recipe(
     name="baseline",
     summary="nnU-Net v2 3d_fullres, trained on regions",
-    architecture="unet",
+    architecture="nnunet",
     kernel_size=3,
     epochs=200,
     iterations=250,
@@ -104,49 +61,168 @@ _BASELINE: Final = Recipe(
     augmentation="nnunet",
     oversample_foreground=0.33,
     warm_start=None,
-    source="Barakat et al., Grokking nnU-Net for Glioma Segmentation in Sub-Saharan MRI; "
-    "Isensee et al., Nature Methods 18 (2021)",
+    source=f"{_GROKKING}; {_NNUNET}",
 )
 
+_MEDNEXT_B: Final = Recipe(
+    name="mednext-b",
+    summary="MedNeXt-B with a schedule-free optimizer",
+    architecture="mednext-b",
+    kernel_size=3,
+    epochs=150,
+    iterations=None,
+    validation_iterations=None,
+    optimizer="schedule-free-adamw",
+    learning_rate=0.0027,
+    learning_rate_floor=0.0,
+    weight_decay=0.0,
+    loss="dice+focal",
+    batch_dice=True,
+    focal_gamma=2.0,
+    augmentation="flip+intensity",
+    oversample_foreground=0.33,
+    warm_start=None,
+    source=f"{_HASHMI}; Roy et al., arXiv:2303.09975",
+)
 
-def _grokking() -> Recipe:
-    changed = {
-        "name": "grokking",
-        "summary": "the baseline, trained on with a fresh learning rate that stops at a floor",
-        "epochs": 3500,
-        "learning_rate_floor": 1e-4,
-        "warm_start": "baseline",
-        "source": "Barakat et al., as the baseline (3 500-epoch run)",
-    }
-    return Recipe(**{**asdict(_BASELINE), **changed})
+# The authors' learning rate, decay and number of epochs; the loss and what else they do not share is MedNeXt's here.
+_SEGRESNET: Final = replace(
+    _MEDNEXT_B,
+    name="segresnet",
+    summary="SegResNet: residual blocks, moderate complexity",
+    architecture="segresnet",
+    epochs=300,
+    optimizer="adamw",
+    learning_rate=1e-4,
+    weight_decay=1e-5,
+    source=f"{_MYRONENKO}; loss as mednext-b",
+)
 
+_NNUNET_PRESET: Final = replace(_BASELINE, epochs=1000, source=_NNUNET)
 
-def _mednext(size: Literal["mednext-b", "mednext-m"]) -> Recipe:
-    return Recipe(
-        name=size,
-        summary=f"MedNeXt-{size[-1].upper()} with a schedule-free optimizer",
-        architecture=size,
-        kernel_size=3,
-        epochs=150,
-        iterations=None,
-        validation_iterations=None,
-        optimizer="schedule-free-adamw",
-        learning_rate=0.0027,
-        learning_rate_floor=0.0027,
-        weight_decay=0.0,
-        loss="dice+focal",
+_SHORT: Final = Finetune(learning_rate_factor=0.1, warmup_epochs=5)
+
+_TRANSFER: Final = (
+    replace(
+        _MEDNEXT_B,
+        name="mednext-b-finetune",
+        summary="mednext-b's last decoder block and deep-supervision heads, trained on with African cases only",
+        warm_start="mednext-b",
+        finetune=Finetune("last-decoder"),
+        site="SSA",
+        source=_HASHMI,
+    ),
+    replace(
+        _MEDNEXT_B,
+        name="mednext-b-finetune-reinit",
+        summary="the same, from fresh weights of that block and these heads",
+        warm_start="mednext-b",
+        finetune=Finetune("last-decoder", reinitialise=True),
+        site="SSA",
+        source=_HASHMI,
+    ),
+    replace(
+        _BASELINE,
+        name="baseline-finetune-10",
+        summary="the whole baseline, trained on with African cases at a tenth of the learning rate",
+        warm_start="baseline",
+        finetune=_SHORT,
+        site="SSA",
+        source="lecture notes on winning BraTS: 1/10 to 1/100 of the rate, 5 to 10 epochs of warm-up",
+    ),
+    replace(
+        _BASELINE,
+        name="baseline-finetune-100",
+        summary="the same at a hundredth of the learning rate",
+        warm_start="baseline",
+        finetune=Finetune(learning_rate_factor=0.01, warmup_epochs=10),
+        site="SSA",
+        source="as baseline-finetune-10",
+    ),
+    replace(
+        _BASELINE,
+        name="baseline-shallow",
+        summary="the baseline's first encoder stage alone, trained on with African cases",
+        warm_start="baseline",
+        finetune=replace(_SHORT, part="shallow"),
+        site="SSA",
+        source="Amiri et al., arXiv:2002.08438; rate as baseline-finetune-10",
+    ),
+    replace(
+        _MEDNEXT_B,
+        name="mednext-b-layerwise",
+        summary="mednext-b, trained on with African cases at learning rates that grow from stem to decoder",
+        optimizer="adamw",
+        learning_rate=1e-4,
+        warm_start="mednext-b",
+        finetune=Finetune(warmup_epochs=5, layer_rates=(1e-6, 1e-4)),
+        site="SSA",
+        source="ODC AI Hackathon report: 1e-6 in stem and first encoder, 1e-4 in the decoder, warm-up and cosine",
+    ),
+    replace(
+        _MEDNEXT_B,
+        name="mednext-b-k5",
+        summary="MedNeXt-B with kernels of 5, started from the trained kernels of 3 (UpKern)",
+        kernel_size=5,
+        warm_start="mednext-b",
+        source=f"Roy et al., arXiv:2303.09975; {_HASHMI}",
+    ),
+)
+
+_ALL: Final = (
+    _BASELINE,
+    replace(
+        _BASELINE,
+        name="baseline-labels",
+        summary="the baseline, trained on labels instead of regions",
+        loss="dice+ce",
+    ),
+    replace(
+        _BASELINE,
+        name="grokking",
+        summary="the baseline, trained on with a fresh learning rate that stops at a floor",
+        epochs=3500,
+        learning_rate_floor=1e-4,
+        warm_start="baseline",
+        source=f"{_GROKKING} (3 500-epoch run)",
+    ),
+    _MEDNEXT_B,
+    replace(_MEDNEXT_B, name="mednext-m", summary="MedNeXt-M with a schedule-free optimizer", architecture="mednext-m"),
+    replace(_MEDNEXT_B, name="mednext-b-ped", summary="mednext-b for children's tumours", epochs=75, source=_HASHMI),
+    replace(
+        _MEDNEXT_B,
+        name="mednext-b-ped-low",
+        summary="the same at a lower learning rate, which was better",
+        epochs=75,
+        learning_rate=0.0005,
+        source=_HASHMI,
+    ),
+    *_TRANSFER,
+    replace(_SEGRESNET, name="unet", summary="a plain U-Net: the safe baseline", architecture="unet"),
+    _SEGRESNET,
+    replace(
+        _NNUNET_PRESET,
+        name="nnunet-2d",
+        summary="nnU-Net v2 2d: slice by slice",
+        architecture="nnunet-2d",
         batch_dice=True,
-        focal_gamma=2.0,
-        augmentation="flip+intensity",
-        oversample_foreground=0.33,
-        warm_start=None,
-        source="Hashmi et al., arXiv:2411.15872; Roy et al., arXiv:2303.09975",
-    )
-
-
-RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
-    {r.name: r for r in (_BASELINE, _grokking(), _mednext("mednext-b"), _mednext("mednext-m"))}
+    ),
+    replace(_NNUNET_PRESET, name="resenc-m", summary="nnU-Net v2 ResEnc M preset", architecture="resenc-m"),
+    replace(_NNUNET_PRESET, name="resenc-l", summary="nnU-Net v2 ResEnc L preset", architecture="resenc-l"),
 )
+
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType({recipe.name: recipe for recipe in _ALL})
+"""Recipe name -> recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Patch and stages of a network other than the plan's main one; patch and strides over (z, y, x) or (y, x)."""
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    widths: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +244,11 @@ class TrainingPlan:
     strides : tuple of tuples of int
         Stride (z, y, x) into each stage.
     mednext_filters : int
-        Channels of MedNeXt's first stage; each further stage doubles them.
+        Channels of the first stage of MedNeXt, SegResNet and MONAI's U-Net; they grow from there.
+    slices : Layout or None
+        Of nnU-Net 2-D, in (y, x); None takes the plan's own last two axes with four times its batch.
+    large : Layout or None
+        Of the ResEnc L preset; None takes the plan's own with one more patch in a batch.
     """
 
     name: str
@@ -178,11 +258,26 @@ class TrainingPlan:
     widths: tuple[int, ...]
     strides: tuple[tuple[int, int, int], ...]
     mednext_filters: int
+    slices: Layout | None = None
+    large: Layout | None = None
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Configuration of our nnU-Net plans -> its layout."""
+        own = Layout(self.patch_size, self.batch_size, self.widths, self.strides)
+        flat = Layout(self.patch_size[1:], 4 * self.batch_size, self.widths, tuple(s[1:] for s in self.strides))
+        return {
+            "3d_fullres": own,
+            "2d": self.slices or flat,
+            "3d_resenc_m": own,
+            "3d_resenc_l": self.large or replace(own, batch_size=self.batch_size + 1),
+        }
 
 
 PLANS: Final[Mapping[str, TrainingPlan]] = MappingProxyType(
     {
         # Published: 1 mm, 128×160×112, six stages; the last stride is 1 along the axis of 112 (112 = 16 · 7).
+        # The other two are what nnU-Net 2.8.1 plans for sixty cropped BraTS cases (2-D: 8 GB; ResEnc L: 24 GB).
         "full": TrainingPlan(
             "full",
             (1.0, 1.0, 1.0),
@@ -191,6 +286,8 @@ PLANS: Final[Mapping[str, TrainingPlan]] = MappingProxyType(
             (32, 64, 128, 256, 320, 320),
             ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 1)),
             32,
+            slices=Layout((192, 160), 105, (32, 64, 128, 256, 512, 512), ((1, 1), *((2, 2),) * 5)),
+            large=Layout((160, 192, 160), 3, (32, 64, 128, 256, 320, 320), ((1, 1, 1), *((2, 2, 2),) * 5)),
         ),
         # The same methods at 2 mm with narrow networks: what two cores can train in minutes.
         "small": TrainingPlan(
@@ -206,11 +303,11 @@ PLANS: Final[Mapping[str, TrainingPlan]] = MappingProxyType(
 )
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
     """Return a recipe by name; a `ConfigError` lists the known ones."""
-    if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[name]
+    if name not in recipes:
+        raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(recipes)}")
+    return recipes[name]
 
 
 def find_plan(name: str) -> TrainingPlan:
@@ -220,49 +317,18 @@ def find_plan(name: str) -> TrainingPlan:
     return PLANS[name]
 
 
-def in_training_order(names: tuple[str, ...]) -> tuple[Recipe, ...]:
+def in_training_order(names: Sequence[str], recipes: Mapping[str, Recipe] = RECIPES) -> tuple[Recipe, ...]:
     """Return the recipes so that a warm start comes after what it starts from; duplicates are dropped."""
-    asked = list(dict.fromkeys(find_recipe(name).name for name in names))
+    asked = list(dict.fromkeys(find_recipe(name, recipes).name for name in names))
     ordered: list[Recipe] = []
     while asked:
-        ready = next(name for name in asked if RECIPES[name].warm_start not in asked)
+        ready = next(name for name in asked if recipes[name].warm_start not in asked)
         asked.remove(ready)
-        ordered.append(RECIPES[ready])
+        ordered.append(recipes[ready])
     return tuple(ordered)
 
 
-def learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch (from 0) of a run of `epochs` epochs."""
-    if recipe.optimizer == "schedule-free-adamw":
-        return recipe.learning_rate
-    return poly_with_floor(recipe.learning_rate, epoch, epochs, recipe.learning_rate_floor)
-
-
-def iterations_of(recipe: Recipe, cases: tuple[int, int], batch_size: int, override: int | None) -> tuple[int, int]:
-    """Return (training, validation) batches of an epoch.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Its counts hold unless they are None (one pass).
-    cases : tuple of int
-        Training and validation cases of the fold.
-    batch_size : int
-        Cases of a batch.
-    override : int or None
-        Training batches that the user asked for; a fifth of them (nnU-Net's 50 to 250) is then validated.
-    """
-    if override is not None:
-        return override, max(1, override // 5)
-    passes = tuple(-(-count // batch_size) for count in cases)
-    return recipe.iterations or passes[0], recipe.validation_iterations or passes[1]
-
-
-def trainer_name(recipe: str) -> str:
-    """Return the name of a recipe's trainer class, which nnU-Net names its results folder after."""
-    return "GliaLite" + "".join(word.title() for word in recipe.split("-"))
-
-
-def table() -> list[dict[str, Any]]:
+def table(recipes: Mapping[str, Recipe] = RECIPES) -> list[dict[str, Any]]:
     """Return the recipes as plain values, ready for JSON."""
-    return [asdict(recipe) for recipe in RECIPES.values()]
+    rows: list[dict[str, Any]] = json.loads(json.dumps([asdict(recipe) for recipe in recipes.values()]))
+    return rows

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -15,31 +18,29 @@ import numpy as np
 import schedulefree
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.intensity.brightness import (
-    BrightnessAdditiveTransform,
-    MultiplicativeBrightnessTransform,
-)
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
-from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 from glialite_runtime.files import replacing
-from monai.losses.focal_loss import FocalLoss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
-from glialite_distill.mednext import MEDNEXT_STAGES, build_mednext
-from glialite_distill.recipes import RECIPES, Recipe, learning_rate, trainer_name
+from glialite_distill import transfer
+from glialite_distill.carvemix_loader import carvemix_training
+from glialite_distill.label_validation import validation_by_region
+from glialite_distill.mednext import MEDNEXT_STAGES
+from glialite_distill.networks import dataset_of_recipe, plans_of_recipe
+from glialite_distill.recipes import RECIPES, Recipe, cases_of, learning_rate, trainer_name
+from glialite_distill.teacher_inputs import wants_mask_channel, with_mask_channel
+from glialite_distill.teacher_losses import TEACHER_LOSSES, LossSettings
+from glialite_distill.training_pipeline import training_pipeline
 
-__all__ = ["TRAINERS", "DiceFocalLoss", "GliaLiteTrainer", "MedNeXtTrainer", "register_trainers", "seed_everything"]
+__all__ = ["TRAINERS", "GliaLiteTrainer", "register_trainers", "seed_everything", "trainer_of"]
+
+LOG = logging.getLogger(__name__)
 
 _NEVER: Final = 1 << 62
-_INTENSITY_RANGE: Final = 0.1  # scale 1 ± 0.1, shift by 0.1 SD: MONAI's BraTS pipeline; the paper names no numbers
+_UNUSED_SCALE: Final = 1e-6  # of nnU-Net's: under DDP a weight of 0 would leave parameters without a gradient
 
 
 def seed_everything(seed: int) -> None:
@@ -50,7 +51,7 @@ def seed_everything(seed: int) -> None:
 
 
 class _EpochSchedule:
-    """Sets the learning rate as a function of the epoch alone, so that a resumed run continues it exactly."""
+    """Sets the learning rates as a function of the epoch alone, so that a resumed run continues them exactly."""
 
     def __init__(self, trainer: GliaLiteTrainer) -> None:
         self.trainer = trainer
@@ -58,15 +59,17 @@ class _EpochSchedule:
     def step(self, epoch: int) -> None:
         rate = learning_rate(self.trainer.recipe, epoch, self.trainer.num_epochs)
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
 
 
 class GliaLiteTrainer(nnUNetTrainer):
-    """nnU-Net's trainer with a recipe's numbers.
+    """nnU-Net's trainer with a recipe's network, optimizer, loss, augmentation and numbers.
 
     The caller sets `num_epochs`, `num_iterations_per_epoch`, `num_val_iterations_per_epoch`, `base_seed` and
     `after_epoch` before training. Every epoch starts from seeds of its own, so a run that was interrupted between two
     epochs continues bit for bit (with augmentation in this process: nnU-Net's background workers have no seeds).
+
+    The network is written into the plans and so into every checkpoint: nnU-Net's own predictor builds it from there.
     """
 
     recipe: ClassVar[Recipe] = RECIPES["baseline"]
@@ -79,11 +82,13 @@ class GliaLiteTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        plans = plans_of_recipe(plans, self.recipe)
+        super().__init__(plans, configuration, fold, dataset_of_recipe(dataset_json, self.recipe), device)
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.weight_decay
         self.oversample_foreground_percent = self.recipe.oversample_foreground
         self.num_epochs = self.recipe.epochs
+        self.enable_deep_supervision = self.recipe.deep_supervision
         self.save_every = _NEVER  # `save_latest` is called from outside, when it is worth it
         self.base_seed = 0
         self.after_epoch: Callable[[GliaLiteTrainer], None] = lambda _: None
@@ -93,28 +98,129 @@ class GliaLiteTrainer(nnUNetTrainer):
         """Build network, optimizer and loss; on a CPU in the memory layout that its convolutions are fastest in."""
         seed_everything(self.base_seed)
         super().initialize()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
             self.network.to(memory_format=torch.channels_last_3d)
 
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Return the network of the plans, with a channel for the brain where `prepare` was asked for one."""
+        masked = wants_mask_channel(configuration_manager.configuration)
+        channels = (num_input_channels + masked, num_output_channels)
+        network: nn.Module = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, *channels, enable_deep_supervision
+        )
+        return with_mask_channel(network) if masked else network
+
+    @property
+    def plain_network(self) -> nn.Module:
+        """The network without the wrappers of compilation and of distributed training."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        plain: nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
+        return plain
+
+    def trainable_names(self) -> tuple[str, ...]:
+        """Return the names of the tensors that the recipe trains."""
+        part = self.recipe.finetune.part if self.recipe.finetune else "all"
+        return transfer.trainable_names(self.plain_network, part)
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _EpochSchedule]:
-        """Return SGD with Nesterov momentum 0.99 and the recipe's schedule."""
-        optimizer, _ = super().configure_optimizers()
-        return optimizer, _EpochSchedule(self)
+        """Freeze what does not train, then return the recipe's optimizer and schedule."""
+        network, finetune = self.plain_network, self.recipe.finetune
+        names = self.trainable_names()
+        transfer.freeze_except(network, names)
+        if finetune is not None:
+            LOG.info("%s trains %d of %d tensors: %s", self.recipe.name, len(names),
+                     len(list(network.parameters())), " ".join(names))  # fmt: skip
+        rates = finetune.layer_rates if finetune else None
+        parameters: Any = (
+            transfer.parameter_groups(network, rates, self.initial_lr)
+            if rates
+            else [p for p in network.parameters() if p.requires_grad]
+        )
+        settings: dict[str, Any] = {"lr": self.initial_lr, "weight_decay": self.weight_decay}
+        return _OPTIMIZERS[self.recipe.optimizer](parameters, **settings), _EpochSchedule(self)
+
+    def _get_deep_supervision_scales(self) -> Any:
+        if not self.recipe.is_mednext:
+            return super()._get_deep_supervision_scales()
+        return [[1 / 2**stage] * 3 for stage in range(MEDNEXT_STAGES)]
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the heads at lower resolutions on or off."""
+        if self.recipe.is_mednext:
+            self.plain_network.do_ds = enabled  # type: ignore[assignment]  # MONAI's switch, a plain bool
+        elif self.recipe.deep_supervision:
+            super().set_deep_supervision_enabled(enabled)
+
+    def _build_loss(self) -> nn.Module:
+        settings = LossSettings(self.recipe.batch_dice, self.recipe.focal_gamma, ddp=self.is_ddp)
+        loss: Any = TEACHER_LOSSES[self.recipe.loss](settings)
+        if self._do_i_compile() and hasattr(loss, "dc"):
+            loss.dc = torch.compile(loss.dc)  # as nnU-Net does
+        if not self.recipe.deep_supervision:
+            return loss
+        weights = 0.5 ** np.arange(len(self._get_deep_supervision_scales()))
+        if not self.recipe.is_mednext:  # nnU-Net leaves its lowest resolution out
+            weights[-1] = _UNUSED_SCALE if self.is_ddp else 0
+        return DeepSupervisionWrapper(loss, weights / weights.sum())
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's training and validation cases, those of the recipe's site only."""
+        training, validation = super().do_split()
+        return list(cases_of(self.recipe, training)), list(cases_of(self.recipe, validation))
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders, that for training with CarveMix where the recipe wants it."""
+        mixing = "carvemix" in self.recipe.extra_augmentation
+        with carvemix_training() if mixing else nullcontext():
+            return super().get_dataloaders()
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, tuple[int, ...]]:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's settings; where nothing is rotated or scaled, patches are cut at their final size."""
+        rotation, dummy_2d, initial, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        light = self.recipe.augmentation == "flip+intensity"
+        return rotation, dummy_2d, np.array(self.configuration_manager.patch_size) if light else initial, axes
 
     @classmethod
     def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
-        """Return nnU-Net's augmentation; its blur must not choose its algorithm by wall clock."""
-        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        for transform in transforms.transforms:
-            inner = getattr(transform, "transform", transform)
-            if hasattr(inner, "benchmark"):
-                inner.benchmark = False
-        return transforms
+        """Return the recipe's augmentation."""
+        return training_pipeline(cls.recipe, *args, **kwargs)
 
     def on_epoch_start(self) -> None:
         """Seed the epoch: what it draws depends on the run's seed and the epoch's number alone."""
         seed_everything(self.base_seed + 1 + self.current_epoch)
+        loss: Any = getattr(self.loss, "loss", self.loss)
+        if hasattr(loss, "set_epoch"):
+            loss.set_epoch(self.current_epoch, self.num_epochs)
         super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch; a schedule-free optimizer goes to its gradient points."""
+        super().on_train_epoch_start()
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate (and save) a schedule-free optimizer's averaged weights.
+
+        MedNeXt stays in training mode, in which it has its five outputs; GroupNorm computes the same in both modes.
+        """
+        super().on_validation_epoch_start()
+        if hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()
+        self.network.train(self.recipe.is_mednext)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return nnU-Net's loss and overlaps, these by region whatever the network is trained on."""
+        with nullcontext() if self.label_manager.has_regions else validation_by_region():
+            outcome: dict[str, Any] = super().validation_step(batch)
+        return outcome
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log the pseudo Dice; an epoch without any tumour voxel keeps the last average instead of poisoning it."""
@@ -149,11 +255,16 @@ class GliaLiteTrainer(nnUNetTrainer):
         self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=None)
 
     def warm_start(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over another run's weights; optimizer, schedule and log start anew."""
+        """Take over another run's weights; optimizer, schedule and log start anew.
+
+        Smaller kernels are interpolated (UpKern); where the recipe says so, what it trains starts from fresh weights.
+        """
         if not self.was_initialized:
             self.initialize()
-        network = self.network._orig_mod if isinstance(self.network, OptimizedModule) else self.network
-        network.load_state_dict(weights)
+        network = self.plain_network
+        network.load_state_dict(transfer.upkern(weights, network) if self.recipe.is_mednext else weights)
+        if self.recipe.finetune is not None and self.recipe.finetune.reinitialise:
+            transfer.reinitialise(network, self.trainable_names(), self.base_seed)
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         """Write nnU-Net's log file; stdout is for results."""
@@ -167,120 +278,31 @@ class GliaLiteTrainer(nnUNetTrainer):
         """Do nothing: it would write the computer's name."""
 
 
-class DiceFocalLoss(nn.Module):
-    """Batch Dice plus focal loss on sigmoid regions.
+_OPTIMIZERS: Final[Mapping[str, Callable[..., torch.optim.Optimizer]]] = MappingProxyType(
+    {
+        "sgd": partial(torch.optim.SGD, momentum=0.99, nesterov=True),
+        "adamw": torch.optim.AdamW,
+        "schedule-free-adamw": schedulefree.AdamWScheduleFree,
+    }
+)
 
-    Parameters
-    ----------
-    gamma : float
-        Exponent of the focal loss.
 
-    Notes
-    -----
-    Source: Hashmi et al., arXiv:2411.15872 (γ = 2); Lin et al., arXiv:1708.02002.
+def trainer_of(recipe: Recipe) -> type[GliaLiteTrainer]:
+    """Return a recipe's trainer class, named after it: nnU-Net names results folders and looks trainers up by class.
+
+    Recipes of one name have classes of one name, whatever their values: predicting needs the plans alone.
     """
-
-    def __init__(self, gamma: float) -> None:
-        super().__init__()
-        self.dice = MemoryEfficientSoftDiceLoss(
-            apply_nonlin=torch.sigmoid, batch_dice=True, do_bg=True, smooth=1e-5, ddp=False
-        )
-        self.focal = FocalLoss(gamma=gamma)
-
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss, a scalar, of logits (n, 3, z, y, x) against regions of the same shape (0 or 1)."""
-        loss: torch.Tensor = self.dice(logits, target) + self.focal(logits, target.float())
-        return loss
-
-
-class MedNeXtTrainer(GliaLiteTrainer):
-    """The same with a MedNeXt, a schedule-free optimizer and a light augmentation."""
-
-    recipe: ClassVar[Recipe] = RECIPES["mednext-b"]
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,  # noqa: ARG003 - nnU-Net calls it by these names
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,  # noqa: ARG003 - always built with its heads, else weights do not load
-    ) -> nn.Module:
-        """Return the recipe's MedNeXt in the plan's width."""
-        filters = int(configuration_manager.configuration["mednext_filters"])
-        channels = (num_input_channels, num_output_channels)
-        return build_mednext(cls.recipe.architecture, filters, cls.recipe.kernel_size, channels)
-
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Switch the heads at lower resolutions on or off."""
-        module = self.network.module if self.is_ddp else self.network
-        (module._orig_mod if isinstance(module, OptimizedModule) else module).do_ds = enabled
-
-    def _get_deep_supervision_scales(self) -> list[list[float]]:
-        return [[1 / 2**stage] * 3 for stage in range(MEDNEXT_STAGES)]
-
-    def _build_loss(self) -> nn.Module:
-        weights = np.array([1 / 2**stage for stage in range(MEDNEXT_STAGES)])
-        loss = DiceFocalLoss(self.recipe.focal_gamma or 0.0)
-        return DeepSupervisionWrapper(loss, weights / weights.sum())
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _EpochSchedule]:
-        """Return schedule-free AdamW at a constant learning rate."""
-        optimizer = schedulefree.AdamWScheduleFree(
-            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
-        )
-        return optimizer, _EpochSchedule(self)
-
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, tuple[int, ...]]:  # noqa: N802 - nnU-Net's name
-        """Return nnU-Net's settings with patches cut at their final size: nothing is rotated or scaled."""
-        rotation, dummy_2d, _, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        return rotation, dummy_2d, np.array(self.configuration_manager.patch_size), axes
-
-    @classmethod
-    def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:
-        """Return flips, intensity scale and shift (by channel, inside the brain), and the targets at every scale."""
-        _, _, scales, mirror_axes, _ = args
-        channels = [i for i, masked in enumerate(kwargs["use_mask_for_norm"]) if masked]
-        return ComposeTransforms(
-            [
-                MultiplicativeBrightnessTransform(
-                    (1 - _INTENSITY_RANGE, 1 + _INTENSITY_RANGE), synchronize_channels=False
-                ),
-                BrightnessAdditiveTransform(0.0, _INTENSITY_RANGE, synchronize_channels=False),
-                MirrorTransform(allowed_axes=mirror_axes),
-                MaskImageTransform(apply_to_channels=channels, channel_idx_in_seg=0, set_outside_to=0),
-                RemoveLabelTansform(-1, 0),
-                ConvertSegmentationToRegionsTransform(regions=kwargs["regions"], channel_in_seg=0),
-                DownsampleSegForDSTransform(ds_scales=scales),
-            ]
-        )
-
-    def on_train_epoch_start(self) -> None:
-        """Start the epoch with the optimizer's gradient points."""
-        super().on_train_epoch_start()
-        self.optimizer.train()
-
-    def on_validation_epoch_start(self) -> None:
-        """Validate (and save) the optimizer's averaged weights.
-
-        The network stays in training mode for its five outputs; GroupNorm computes the same in both modes.
-        """
-        self.optimizer.eval()
-        self.network.train()
-
-
-def _trainer_of(recipe: Recipe) -> type[GliaLiteTrainer]:
-    base = GliaLiteTrainer if recipe.architecture == "unet" else MedNeXtTrainer
     return type(
-        trainer_name(recipe.name), (base,), {"recipe": recipe, "__doc__": recipe.summary, "__module__": __name__}
+        trainer_name(recipe.name),
+        (GliaLiteTrainer,),
+        {"recipe": recipe, "__doc__": recipe.summary, "__module__": __name__},
     )
 
 
 TRAINERS: Final[Mapping[str, type[GliaLiteTrainer]]] = MappingProxyType(
-    {name: _trainer_of(recipe) for name, recipe in RECIPES.items()}
+    {name: trainer_of(recipe) for name, recipe in RECIPES.items()}
 )
-"""Recipe name -> trainer class; nnU-Net names the results folder after the class."""
+"""Recipe name -> trainer class."""
 
 
 def register_trainers() -> None:

@@ -54,7 +54,29 @@ def test_the_full_plan_is_the_published_one(prepared: Workspace) -> None:
     assert kwargs["norm_op"].endswith("InstanceNorm3d")
     assert kwargs["nonlin"] == "torch.nn.LeakyReLU"
     assert configuration["batch_dice"] is False
-    assert list(plans["configurations"]) == [CONFIGURATION]
+
+
+def test_every_configuration_reads_the_same_cases(prepared: Workspace) -> None:
+    """Slices and residual encoders need no preprocessing of their own."""
+    plans, _ = plans_and_dataset(prepared.root, prepared.plan)
+    assert list(plans["configurations"]) == [CONFIGURATION, "2d", "3d_resenc_m", "3d_resenc_l"]
+    folders = {c["data_identifier"] for c in plans["configurations"].values()}
+    assert folders == {prepared.case_folder.name}
+
+
+def test_our_plain_networks_are_the_planners(prepared: Workspace) -> None:
+    """Key by key what nnU-Net's own planner wrote for this dataset, but for patch, widths and strides."""
+    stock = json.loads((prepared_folder(prepared.root) / "nnUNetPlans.json").read_text())
+    ours = nnunet._our_plans(stock, PLANS["full"])
+    sized = {"n_stages", "features_per_stage", "kernel_sizes", "strides"}
+    sized |= {"n_conv_per_stage", "n_conv_per_stage_decoder"}
+    for name in (CONFIGURATION, "2d"):
+        theirs, own = (p["configurations"][name]["architecture"] for p in (stock, ours))
+        assert own["network_class_name"] == theirs["network_class_name"]
+        assert own["arch_kwargs"].keys() == theirs["arch_kwargs"].keys()
+        assert {k: v for k, v in own["arch_kwargs"].items() if k not in sized} == {
+            k: v for k, v in theirs["arch_kwargs"].items() if k not in sized
+        }
 
 
 def test_the_full_network_has_the_published_size(prepared: Workspace) -> None:

@@ -6,28 +6,18 @@ import json
 
 import pytest
 from glialite_distill.grokking import poly_with_floor
-from glialite_distill.recipes import PLANS, RECIPES, find_plan, in_training_order, iterations_of, learning_rate, table
+from glialite_distill.recipes import (
+    PLANS,
+    RECIPES,
+    cases_of,
+    find_plan,
+    in_training_order,
+    iterations_of,
+    learning_rate,
+    problems_of,
+    table,
+)
 from glialite_runtime.errors import ConfigError
-
-
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [
-        ("baseline", {"epochs": 200, "iterations": 250, "validation_iterations": 50, "learning_rate": 0.01,
-                      "learning_rate_floor": 0.0, "weight_decay": 3e-5, "loss": "dice+bce", "batch_dice": False,
-                      "oversample_foreground": 0.33, "optimizer": "sgd", "warm_start": None}),
-        ("grokking", {"epochs": 3500, "iterations": 250, "learning_rate": 0.01, "learning_rate_floor": 1e-4,
-                      "weight_decay": 3e-5, "warm_start": "baseline", "loss": "dice+bce"}),
-        ("mednext-b", {"epochs": 150, "iterations": None, "learning_rate": 0.0027, "weight_decay": 0.0,
-                       "loss": "dice+focal", "focal_gamma": 2.0, "batch_dice": True, "kernel_size": 3,
-                       "optimizer": "schedule-free-adamw", "warm_start": None}),
-        ("mednext-m", {"epochs": 150, "learning_rate": 0.0027, "architecture": "mednext-m"}),
-    ],
-)  # fmt: skip
-def test_published_numbers(name: str, published: dict[str, object]) -> None:
-    """The table holds what the papers say."""
-    recipe = RECIPES[name]
-    assert {key: getattr(recipe, key) for key in published} == published
 
 
 def test_plans_fit_their_networks() -> None:
@@ -50,12 +40,28 @@ def test_poly_decay_by_hand() -> None:
     assert poly_with_floor(0.01, 4000, 3500) == 0.0
 
 
-def test_learning_rates_of_the_recipes() -> None:
-    """The baseline decays to nothing, the long run to its floor, the schedule-free one stays."""
-    assert learning_rate(RECIPES["baseline"], 199, 200) == pytest.approx(0.01 * 0.005**0.9)
-    assert learning_rate(RECIPES["grokking"], 3499, 3500) == 1e-4
-    assert learning_rate(RECIPES["grokking"], 0, 3500) == 0.01
-    assert learning_rate(RECIPES["mednext-b"], 149, 150) == 0.0027
+def test_a_warm_up_climbs_to_the_reduced_rate() -> None:
+    """A tenth of 0.01 is reached after five epochs and never passed."""
+    recipe = RECIPES["baseline-finetune-10"]
+    rates = [learning_rate(recipe, epoch, 200) for epoch in range(200)]
+    assert max(rates) == rates[5] == pytest.approx(0.001)
+    assert rates[:6] == sorted(rates[:6])
+
+
+def test_a_site_limits_the_cases() -> None:
+    """A recipe for African cases takes those alone, and says so when there are none."""
+    cases = ("BraTS-GLI-00001-000", "BraTS-SSA-00002-000", "loose")
+    assert cases_of(RECIPES["mednext-b-finetune"], cases) == ("BraTS-SSA-00002-000",)
+    assert cases_of(RECIPES["mednext-b"], cases) == cases
+    with pytest.raises(ConfigError, match="mednext-b-finetune uses cases of SSA only"):
+        cases_of(RECIPES["mednext-b-finetune"], cases[:1])
+
+
+def test_the_table_is_sound() -> None:
+    """No recipe contradicts itself, and each starts from one of the same network."""
+    assert [problem for recipe in RECIPES.values() for problem in problems_of(recipe)] == []
+    parents = [(RECIPES[r.warm_start].architecture, r.architecture) for r in RECIPES.values() if r.warm_start]
+    assert all(parent == child for parent, child in parents)
 
 
 def test_a_warm_start_comes_after_its_parent() -> None:
@@ -75,7 +81,7 @@ def test_one_pass_over_the_cases_is_counted_in_batches() -> None:
 
 def test_unknown_names_list_the_known_ones() -> None:
     """A typing error is answered with the choice."""
-    with pytest.raises(ConfigError, match="unknown recipe 'basline'; known: baseline, grokking"):
+    with pytest.raises(ConfigError, match="unknown recipe 'basline'; known: baseline, baseline-labels"):
         in_training_order(("basline",))
     with pytest.raises(ConfigError, match="unknown plan 'big'; known: full, small"):
         find_plan("big")
