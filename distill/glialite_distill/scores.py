@@ -1,4 +1,4 @@
-"""`teacher-train evaluate`: scores of one folder of label maps against another, as a CSV table."""
+"""Scores of label maps against a reference, by case and region, and their CSV table."""
 
 from __future__ import annotations
 
@@ -6,103 +6,222 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
-from glialite_runtime.errors import GeometryError, InputError
+import numpy as np
+from glialite_runtime.errors import ConfigError, InputError
 from glialite_runtime.files import write_bytes
+from glialite_runtime.measure import volumes_ml
 from glialite_runtime.metrics import dice_per_region
-from glialite_runtime.sequences import REGIONS
+from glialite_runtime.sequences import REGION_LABELS, REGIONS
 
-from glialite_distill.cohort import read_labels
+from glialite_distill.label_maps import Model, Pair, find_pairs, read_pair
+from glialite_distill.lesion_definitions import DEFINITIONS, Definition, definition_of
+from glialite_distill.lesionwise import lesionwise_scores
+from glialite_distill.surface_distance import bounding_box, hd95_mm, normalised_surface_dice, surface_of
 
-__all__ = ["ROWS", "PlainScore", "find_label_maps", "plain_scores", "summary", "write_plain_csv"]
+__all__ = ["COLUMNS", "METRICS", "ROWS", "Score", "Settings", "score_folders", "score_pair", "summary", "write_csv"]
 
 ROWS: Final = ("ET", "TC", "WT")
 """Order of a case's rows, as in the challenge's tables."""
 
+_BEFORE_LESIONS: Final = ("Num_TP", "Num_FP", "Num_FN", "Sensitivity", "Specificity", "Legacy_Dice", "Legacy_HD95")
+_LESIONS: Final = ("GT_Complete_Volume", "LesionWise_Score_Dice", "LesionWise_Score_HD95")
+_VOLUMES: Final = ("Reference_mL", "Predicted_mL", "Volume_Error_mL", "Volume_Error_Percent")
+
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "plain": ("Dice", "HD95", "NSD @ 0.5", "NSD @ 1.0", *_VOLUMES),
+        "brats-2023": (*_BEFORE_LESIONS, *_LESIONS),
+        "brats-2024": (
+            *_BEFORE_LESIONS,
+            "Legacy NSD @ 0.5",
+            "Legacy NSD @ 1.0",
+            *_LESIONS,
+            "LesionWise_Score_NSD @ 0.5",
+            "LesionWise_Score_NSD @ 1.0",
+        ),
+    }
+)
+"""Metric -> columns of its CSV table after `case` and `Labels`; those of the BraTS metrics are the challenge's."""
+
+METRICS: Final = tuple(COLUMNS)
+
 
 @dataclass(frozen=True, slots=True)
-class PlainScore:
-    """Dice of one region of one case; NaN where neither reference nor prediction has the region."""
+class Settings:
+    """What is computed.
 
+    Attributes
+    ----------
+    metric : str
+        One of `METRICS`.
+    challenge : str
+        Whose constants the BraTS metrics take: ssa, gli, ped or met.
+    conventions : tuple of str
+        Label conventions of reference and predictions.
+    """
+
+    metric: str = "plain"
+    challenge: str = "ssa"
+    conventions: tuple[str, str] = ("brats2023", "brats2023")
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ConfigError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+        if self.metric in DEFINITIONS:
+            definition_of(self.metric, self.challenge)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Scores of one region of one case by one model.
+
+    Attributes
+    ----------
+    reference_ml, predicted_ml : float
+        Volumes of the region in the two label maps.
+    values : mapping of str to float
+        Column -> value; NaN where it is not defined.
+    """
+
+    model: str
     case: str
     region: str
-    dice: float
+    reference_ml: float
+    predicted_ml: float
+    values: Mapping[str, float]
 
 
-def find_label_maps(folder: Path) -> dict[str, Path]:
-    """Return case -> label map of a folder of `<case>/<case>-seg.nii.gz`, `<case>-seg.nii.gz` or `<case>.nii.gz`.
+def _volumes_ml(pair: Pair) -> dict[str, tuple[float, float]]:
+    """Return region -> mL in the reference and in the prediction."""
+    reference, predicted = (volumes_ml(labels, pair.voxel_mm3) for labels in (pair.reference, pair.prediction))
+    return {region: (reference[region] or 0.0, predicted[region] or 0.0) for region in ROWS}
 
-    Raises
-    ------
-    InputError
-        There is none, or two files claim to be the same case.
+
+def _plain_values(pair: Pair, volumes: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    """Return region -> Dice, HD95 in mm, NSD and volume error of whole images.
+
+    A region that both sides lack has no score (NaN); one that one side lacks has Dice and NSD 0 and the image's
+    diagonal as HD95, so that a miss never improves a mean. The volume error is predicted minus true, in per cent of
+    the true volume where there is any.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give one that holds label maps")
-    found: dict[str, Path] = {}
-    candidates = sorted(folder.glob("*.nii.gz")) + sorted(folder.glob("*/*-seg.nii.gz"))
-    for path in candidates:
-        case = path.name.removesuffix(".nii.gz").removesuffix("-seg")
-        if case in found:
-            raise InputError(f"both {found[case]} and {path} claim to be the label map of {case}")
-        found[case] = path
-    if not found:
-        raise InputError(f"{folder} holds no label map (<case>/<case>-seg.nii.gz or <case>.nii.gz)")
+    diagonal_mm = math.hypot(*(n * mm for n, mm in zip(pair.reference.shape, pair.spacing_mm, strict=True)))
+    box = bounding_box((pair.reference > 0) | (pair.prediction > 0))
+    reference, prediction = pair.reference[box], pair.prediction[box]
+    dice = dict(zip(REGIONS, dice_per_region(prediction, reference), strict=True))
+    found = {}
+    for region, (true_ml, predicted_ml) in volumes.items():
+        masks = (np.isin(labels, REGION_LABELS[region]).astype(np.uint8) for labels in (reference, prediction))
+        truth, predicted = (surface_of(mask, pair.spacing_mm) for mask in masks)
+        distance = hd95_mm(truth, predicted)
+        finite = distance if math.isfinite(distance) else diagonal_mm
+        values = [dice[region], finite, *normalised_surface_dice(truth, predicted)]
+        if math.isnan(dice[region]):
+            values = [math.nan] * len(values)
+        error = predicted_ml - true_ml
+        values += [true_ml, predicted_ml, error, 100 * error / true_ml if true_ml else math.nan]
+        found[region] = dict(zip(COLUMNS["plain"], values, strict=True))
     return found
 
 
-def plain_scores(reference: Path, prediction: Path, conventions: tuple[str, str]) -> list[PlainScore]:
-    """Return the Dice of every region of every reference case, cases by name, rows as in `ROWS`.
+def _brats_values(pair: Pair, definition: Definition) -> dict[str, dict[str, float]]:
+    found = {}
+    for region, s in lesionwise_scores(pair.reference, pair.prediction, pair.spacing_mm, definition).items():
+        found[region] = {
+            "Num_TP": float(s.true_positives),
+            "Num_FP": float(s.false_positives),
+            "Num_FN": float(s.false_negatives),
+            "Sensitivity": s.sensitivity,
+            "Specificity": s.specificity,
+            "Legacy_Dice": s.whole.dice,
+            "Legacy_HD95": s.whole.hd95_mm,
+            "Legacy NSD @ 0.5": s.whole.nsd_half,
+            "Legacy NSD @ 1.0": s.whole.nsd_one,
+            "GT_Complete_Volume": s.reference_mm3,
+            "LesionWise_Score_Dice": s.lesions.dice,
+            "LesionWise_Score_HD95": s.lesions.hd95_mm,
+            "LesionWise_Score_NSD @ 0.5": s.lesions.nsd_half,
+            "LesionWise_Score_NSD @ 1.0": s.lesions.nsd_one,
+        }
+    return found
 
-    Parameters
-    ----------
-    reference, prediction : Path
-        Folders of label maps; predictions of cases without reference are ignored.
-    conventions : tuple of str
-        Label conventions of reference and prediction.
+
+def score_pair(model: str, case: str, pair: Pair, settings: Settings) -> list[Score]:
+    """Return the scores of one case by one model, regions as in `ROWS`."""
+    volumes, columns = _volumes_ml(pair), COLUMNS[settings.metric]
+    if settings.metric == "plain":
+        found = _plain_values(pair, volumes)
+    else:
+        found = _brats_values(pair, definition_of(settings.metric, settings.challenge))
+    values = {region: MappingProxyType({c: found[region][c] for c in columns}) for region in ROWS}
+    return [Score(model, case, region, *volumes[region], values[region]) for region in ROWS]
+
+
+def score_folders(
+    reference: Path,
+    models: Sequence[Model],
+    settings: Settings,
+    progress: Callable[..., Iterable[Any]] = lambda items, **_: items,
+) -> list[Score]:
+    """Return the scores of every case of the reference: models in their order, cases by name, regions as in `ROWS`.
 
     Raises
     ------
     InputError
-        A prediction is missing, or a file cannot be read.
-    GeometryError
-        The two label maps of a case have different shapes.
+        Predictions are missing, or label maps cannot be read or compared; the message lists all of them.
     """
-    truths, predictions = find_label_maps(reference), find_label_maps(prediction)
-    if missing := sorted(set(truths) - set(predictions)):
-        raise InputError(f"{prediction} has no label map for {', '.join(missing)}")
-    scores = []
-    for case in sorted(truths):
-        _, truth = read_labels(truths[case], conventions[0])
-        _, predicted = read_labels(predictions[case], conventions[1])
-        if truth.shape != predicted.shape:
-            raise GeometryError(f"{predictions[case]} has the shape {predicted.shape}, its reference {truth.shape}")
-        dice = dict(zip(REGIONS, dice_per_region(predicted, truth), strict=True))
-        scores += [PlainScore(case, region, dice[region]) for region in ROWS]
+    scores: list[Score] = []
+    pairs, problems = find_pairs(reference, models)
+    for model, case, truth, prediction in progress(pairs, label="evaluate"):
+        try:
+            pair = read_pair(truth, prediction, settings.conventions)
+        except InputError as error:
+            problems.append(f"{case}: {error}")
+            continue
+        if not problems:  # after the first problem the others are only looked for
+            scores += score_pair(model.name, case, pair, settings)
+    if problems:
+        listed = "\n  ".join(dict.fromkeys(problems))
+        raise InputError(f"the label maps cannot be compared; {len(set(problems))} problem(s):\n  {listed}")
     return scores
 
 
-def summary(scores: Sequence[PlainScore]) -> dict[str, dict[str, float | int | None]]:
-    """Return region -> mean, SD (n − 1; None below two values) and number of cases that have a Dice."""
-    rows: dict[str, dict[str, float | int | None]] = {}
+def summary(scores: Sequence[Score]) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
+    """Return region -> model -> column -> mean, SD (n − 1; None below two values) and cases that have a value."""
+    rows: dict[str, Any] = {}
     for region in ROWS:
-        values = [s.dice for s in scores if s.region == region and not math.isnan(s.dice)]
-        rows[region] = {
-            "mean": statistics.fmean(values) if values else None,
-            "sd": statistics.stdev(values) if len(values) > 1 else None,
-            "cases": len(values),
-        }
+        for model in dict.fromkeys(s.model for s in scores):
+            own = [s for s in scores if s.region == region and s.model == model]
+            rows.setdefault(region, {})[model] = {
+                column: _mean_sd([s.values[column] for s in own]) for column in (own[0].values if own else ())
+            }
     return rows
 
 
-def write_plain_csv(path: Path, scores: Sequence[PlainScore]) -> None:
-    """Write `case,Labels,Dice`, one row a case and region; an empty cell where Dice is not defined."""
+def _mean_sd(values: Iterable[float]) -> dict[str, float | int | None]:
+    known = [v for v in values if not math.isnan(v)]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "cases": len(known),
+    }
+
+
+def write_csv(path: Path, scores: Sequence[Score], metric: str) -> None:
+    """Write one row a case and region, an empty cell where a value is not defined.
+
+    The columns are `case`, `Labels` and those of the metric; `model` comes first where there are several.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "Labels", "Dice"])
-    writer.writerows([s.case, s.region, "" if math.isnan(s.dice) else f"{s.dice:.6f}"] for s in scores)
+    several = len({s.model for s in scores}) > 1
+    writer.writerow([*(["model"] if several else []), "case", "Labels", *COLUMNS[metric]])
+    for s in scores:
+        cells = ["" if math.isnan(v) else repr(v) for v in (float(s.values[c]) for c in COLUMNS[metric])]
+        writer.writerow([*([s.model] if several else []), s.case, s.region, *cells])
     write_bytes(path, text.getvalue().encode())
