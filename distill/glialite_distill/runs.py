@@ -1,25 +1,24 @@
-"""What lies on disk about teacher runs: folders, what each was begun with, its history, the status table."""
+"""What lies on disk about teacher runs: folders, what each was begun with, its history."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import statistics
 from pathlib import Path
 from typing import Any, Final
 
 from glialite_runtime.files import write_bytes
 
-from glialite_distill.recipes import RECIPES, trainer_name
-from glialite_distill.workspace import CONFIGURATION, Workspace, plans_name, results_folder
+from glialite_distill.recipes import find_recipe, trainer_name
+from glialite_distill.workspace import Workspace, plans_name, results_folder
 
 __all__ = [
     "final_checkpoint",
     "fold_folder",
     "latest_checkpoint",
+    "read_history",
     "record_file",
-    "status",
     "trained_folds",
     "training_record",
     "write_history",
@@ -27,14 +26,16 @@ __all__ = [
 
 HISTORY: Final = (
     "epoch", "train_loss", "validation_loss", "dice_wt", "dice_tc", "dice_et", "dice_mean", "dice_ema",
-    "learning_rate", "seconds",
+    "learning_rate", "seconds", "weight_norm",
 )  # fmt: skip
-"""Columns of `history.csv`, one row an epoch; Dice is nnU-Net's pseudo Dice on validation patches."""
+"""Columns of `history.csv`, one row an epoch; Dice is nnU-Net's pseudo Dice on validation patches, `weight_norm` the L2
+norm of all weights together (NaN where it is not known)."""
 
 
 def fold_folder(workspace: Workspace, recipe: str, fold: int) -> Path:
     """Return nnU-Net's results folder of a recipe and fold."""
-    name = f"{trainer_name(recipe)}__{plans_name(workspace.plan)}__{CONFIGURATION}"
+    configuration = find_recipe(recipe).configuration
+    name = f"{trainer_name(recipe)}__{plans_name(workspace.plan)}__{configuration}"
     return results_folder(workspace.root) / name / f"fold_{fold}"
 
 
@@ -74,37 +75,10 @@ def write_history(folder: Path, rows: list[dict[str, float]]) -> None:
     write_bytes(folder / "history.csv", text.getvalue().encode())
 
 
-def status(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return one row for each recipe and fold that was begun.
-
-    Returns
-    -------
-    list of dict
-        `recipe`, `fold`, `state` ("finished" or "interrupted"), `epoch` and `epochs` (done and wanted), `last_dice` and
-        `best_dice` (nnU-Net's pseudo Dice, averaged over epochs with 0.9; None before the first), `eta_s`.
-    """
-    rows = []
-    for recipe in RECIPES:
-        for fold in range(len(workspace.splits)):
-            record = training_record(workspace, recipe, fold)
-            if record:
-                rows.append(_status_row(workspace, recipe, fold, record["epochs"]))
-    return rows
-
-
-def _status_row(workspace: Workspace, recipe: str, fold: int, epochs: int) -> dict[str, Any]:
-    path = fold_folder(workspace, recipe, fold) / "history.csv"
-    history = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
-    averages = [float(row["dice_ema"]) for row in history]
-    finished = final_checkpoint(workspace, recipe, fold).is_file()
-    pace = statistics.median(float(row["seconds"]) for row in history[-10:]) if history else None
-    return {
-        "recipe": recipe,
-        "fold": fold,
-        "state": "finished" if finished else "interrupted",
-        "epoch": len(history),
-        "epochs": epochs,
-        "last_dice": averages[-1] if averages else None,
-        "best_dice": max(averages) if averages else None,
-        "eta_s": 0.0 if finished else None if pace is None else pace * (epochs - len(history)),
-    }
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of `history.csv`, none when there is no file; a column that an older version lacks is NaN."""
+    path = folder / "history.csv"
+    if not path.is_file():
+        return []
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    return [{key: float(row.get(key) or "nan") for key in HISTORY} for row in rows]

@@ -6,40 +6,31 @@ import json
 import logging
 import math
 import shutil
-import statistics
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as nnunet_trainer_module  # noqa: N813
 import torch
 from glialite_runtime.errors import ConfigError, TimeLimitReached
 from glialite_runtime.files import sha256_bytes, sha256_file, write_json
-from glialite_runtime.sequences import REGIONS
 
 from glialite_distill import nnunet
 from glialite_distill.device import pick_device
-from glialite_distill.recipes import Recipe, in_training_order, iterations_of
-from glialite_distill.runs import (
-    HISTORY,
-    final_checkpoint,
-    fold_folder,
-    latest_checkpoint,
-    record_file,
-    training_record,
-    write_history,
-)
-from glialite_distill.trainers import TRAINERS, GliaLiteTrainer
-from glialite_distill.workspace import CONFIGURATION, Workspace
+from glialite_distill.overseer import Overseer
+from glialite_distill.recipe_file import load_recipes
+from glialite_distill.recipes import RECIPES, Recipe, cases_of, in_training_order, iterations_of
+from glialite_distill.runs import final_checkpoint, fold_folder, latest_checkpoint, record_file, training_record
+from glialite_distill.trainers import GliaLiteTrainer, trainer_of
+from glialite_distill.training_lock import training_lock
+from glialite_distill.workspace import Workspace
 
-__all__ = ["Job", "RunOptions", "load_weights", "make_jobs", "run_teachers"]
+__all__ = ["Job", "RunOptions", "length_of", "load_weights", "make_jobs", "run_teachers", "train_here"]
 
 LOG = logging.getLogger(__name__)
-
-_SAVE_SHARE: Final = 300  # a checkpoint is due after this many times what writing one takes …
-_SAVE_SECONDS: Final = 10.0  # … and at least after this long
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +49,8 @@ class RunOptions:
         Stop in time for this, after a checkpoint; at least one epoch is always trained.
     restart : bool
         Throw an existing run of the same recipe and fold away.
+    config : Path or None
+        TOML file that overrides recipes (`recipe_file.load_recipes`).
     """
 
     epochs: int | None = None
@@ -66,6 +59,7 @@ class RunOptions:
     device: str = "auto"
     time_limit_s: float | None = None
     restart: bool = False
+    config: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +87,7 @@ def make_jobs(
         for f in folds
         if not 0 <= f < len(workspace.splits)
     ]
-    ordered = in_training_order(recipes)
+    ordered = in_training_order(recipes, RECIPES if options.config is None else load_recipes(options.config))
     jobs = []
     for recipe in ordered:
         for fold in dict.fromkeys(folds):
@@ -127,14 +121,48 @@ def _conflicts(
         if value is not None and value != record[key]
     ]
     if record["cohort_hash"] != workspace.cohort_hash or record["recipe"] != json.loads(json.dumps(asdict(recipe))):
-        found.append(f"{recipe.name} fold {fold} was begun with another cohort or recipe; start anew with --restart")
+        found.append(
+            f"{recipe.name} fold {fold} was begun with another cohort or recipe; give the --config that it was begun "
+            "with, or start anew with --restart"
+        )
     return found
 
 
+Training = Callable[[Workspace, Job, dict[str, Any], torch.device, float], None]
+"""Trains a job that was begun with a record, on a device, until a deadline (`time.monotonic()`)."""
+
+
+def train_here(workspace: Workspace, job: Job, record: dict[str, Any], device: torch.device, deadline: float) -> None:
+    """Train one teacher in this process (which may be one of several that train it together).
+
+    Raises
+    ------
+    TimeLimitReached
+        The deadline came; the state is saved.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(nnunet.environment(workspace.root))
+        stack.enter_context(nnunet.quiet())
+        if device.type == "cpu":
+            stack.enter_context(nnunet.single_process_augmentation(nnunet_trainer_module))
+        trainer = _build_trainer(workspace, job, record, device)
+        name = f"{job.recipe.name} fold {job.fold}"
+        trainer.after_epoch = Overseer(name, fold_folder(workspace, job.recipe.name, job.fold), deadline)
+        LOG.info(
+            "%s: epoch %d of %d, %d iterations each, on %s",
+            name, trainer.current_epoch, trainer.num_epochs, trainer.num_iterations_per_epoch, device,
+        )  # fmt: skip
+        trainer.run_training()
+
+
 def run_teachers(
-    workspace: Workspace, recipes: tuple[str, ...], folds: tuple[int, ...], options: RunOptions
+    workspace: Workspace,
+    recipes: tuple[str, ...],
+    folds: tuple[int, ...],
+    options: RunOptions,
+    train: Training = train_here,
 ) -> tuple[Job, ...]:
-    """Train every recipe on every fold, one after the other.
+    """Train every recipe on every fold, one after the other, with `train_here` or `ddp.train_on_all_gpus`.
 
     Returns
     -------
@@ -144,52 +172,54 @@ def run_teachers(
     Raises
     ------
     ConfigError
-        See `make_jobs`; nothing has been trained then.
+        See `make_jobs`; nothing has been trained then. Or another process is training the same.
     TimeLimitReached
         The time limit came; the state is saved.
     """
     deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     device = pick_device(options.device)
     jobs = make_jobs(workspace, recipes, folds, options)
-    for number, job in enumerate(jobs):
-        if job.state == "finished":
-            LOG.info("%s fold %d is finished already", job.recipe.name, job.fold)
-            continue
-        if number and time.monotonic() > deadline:
+    trained = 0
+    for job in jobs:
+        if trained and time.monotonic() > deadline:
             raise TimeLimitReached("time limit reached between two teachers; run the same command again to continue")
-        _train(workspace, job, options, device, deadline)
+        with training_lock(workspace, job.recipe.name, job.fold):
+            if not options.restart and final_checkpoint(workspace, job.recipe.name, job.fold).is_file():
+                LOG.info("%s fold %d is finished already", job.recipe.name, job.fold)
+                continue
+            train(workspace, job, _begin(workspace, job, options), device, deadline)
+            trained += 1
     return jobs
 
 
-def _train(workspace: Workspace, job: Job, options: RunOptions, device: torch.device, deadline: float) -> None:
-    folder = fold_folder(workspace, job.recipe.name, job.fold)
+def _begin(workspace: Workspace, job: Job, options: RunOptions) -> dict[str, Any]:
+    """Return the record of the run that is continued, or write that of a new one."""
     if options.restart:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(fold_folder(workspace, job.recipe.name, job.fold), ignore_errors=True)
     record = training_record(workspace, job.recipe.name, job.fold)
     if not record:
         record = _new_record(workspace, job, options)
         write_json(record_file(workspace, job.recipe.name, job.fold), record)
-    with ExitStack() as stack:
-        stack.enter_context(nnunet.environment(workspace.root))
-        stack.enter_context(nnunet.quiet())
-        if device.type == "cpu":
-            stack.enter_context(nnunet.single_process_augmentation(nnunet_trainer_module))
-        trainer = _build_trainer(workspace, job, record, device)
-        trainer.after_epoch = _Overseer(job, folder, deadline)
-        LOG.info(
-            "%s fold %d: epoch %d of %d, %d iterations each, on %s",
-            job.recipe.name, job.fold, trainer.current_epoch, trainer.num_epochs,
-            trainer.num_iterations_per_epoch, device,
-        )  # fmt: skip
-        trainer.run_training()
+    return record
+
+
+def length_of(workspace: Workspace, job: Job, options: RunOptions) -> dict[str, int]:
+    """Return the `epochs`, `iterations` and `validation_iterations` that a run was begun with, or would be."""
+    record = training_record(workspace, job.recipe.name, job.fold)
+    if record and not options.restart:
+        return {key: record[key] for key in ("epochs", "iterations", "validation_iterations")}
+    split = workspace.splits[job.fold]
+    cases = (len(cases_of(job.recipe, split.train)), len(cases_of(job.recipe, split.validation)))
+    batch_size = workspace.plan.layouts[job.recipe.configuration].batch_size
+    iterations, validation = iterations_of(job.recipe, cases, batch_size, options.iterations)
+    epochs = options.epochs or job.recipe.epochs
+    return {"epochs": epochs, "iterations": iterations, "validation_iterations": validation}
 
 
 def _new_record(workspace: Workspace, job: Job, options: RunOptions) -> dict[str, Any]:
     """Return what a run is begun with; `seen_cases` counts the cases of the teacher that it starts from, too."""
     split = workspace.splits[job.fold]
-    sizes = (len(split.train), len(split.validation))
-    iterations, validation = iterations_of(job.recipe, sizes, workspace.plan.batch_size, options.iterations)
-    seen, parent = set(split.train), None
+    seen, parent = set(cases_of(job.recipe, split.train)), None
     if job.recipe.warm_start is not None:
         checkpoint = final_checkpoint(workspace, job.recipe.warm_start, job.fold)
         seen |= set(training_record(workspace, job.recipe.warm_start, job.fold)["seen_cases"])
@@ -200,13 +230,11 @@ def _new_record(workspace: Workspace, job: Job, options: RunOptions) -> dict[str
         "fold": job.fold,
         "plan": workspace.plan.name,
         "cohort_hash": workspace.cohort_hash,
-        "epochs": options.epochs or job.recipe.epochs,
-        "iterations": iterations,
-        "validation_iterations": validation,
+        **length_of(workspace, job, options),
         "seed": options.seed,
         "warm_start": parent,
         "seen_cases": sorted(seen),
-        "validation_cases": sorted(split.validation),
+        "validation_cases": sorted(cases_of(job.recipe, split.validation)),
     }
 
 
@@ -214,18 +242,23 @@ def _build_trainer(workspace: Workspace, job: Job, record: dict[str, Any], devic
     plans, dataset = nnunet.plans_and_dataset(workspace.root, workspace.plan)
     latest = latest_checkpoint(workspace, job.recipe.name, job.fold)
     plans["continue_training"] = latest.is_file()
-    trainer = TRAINERS[job.recipe.name](plans, CONFIGURATION, job.fold, dataset, device)
+    trainer = trainer_of(job.recipe)(plans, job.recipe.configuration, job.fold, dataset, device)
     trainer.num_epochs = record["epochs"]
     trainer.num_iterations_per_epoch = record["iterations"]
     trainer.num_val_iterations_per_epoch = record["validation_iterations"]
     name = f"{record['seed']} {job.recipe.name} {job.fold}"
     trainer.base_seed = int(sha256_bytes(name.encode())[:7], 16)
+    if device.type == "cpu":  # of several processes, nnU-Net gives each a GPU, come what may
+        trainer.device, trainer.grad_scaler = device, None
     trainer.initialize()
     if latest.is_file():
         trainer.load_checkpoint(str(latest))
     elif record["warm_start"] is not None:
         parent = final_checkpoint(workspace, record["warm_start"]["recipe"], job.fold)
         trainer.warm_start(load_weights(parent))
+    if trainer.local_rank:  # of several processes all have the same weights, each draws other patches, the first writes
+        trainer.base_seed = int(sha256_bytes(f"{name} {trainer.local_rank}".encode())[:7], 16)
+        trainer.save_checkpoint = lambda filename: None  # type: ignore[method-assign]  # noqa: ARG005
     return trainer
 
 
@@ -234,56 +267,3 @@ def load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     content = torch.load(checkpoint, map_location="cpu", weights_only=False)  # nnU-Net's files hold more than tensors
     weights: dict[str, torch.Tensor] = content["network_weights"]
     return weights
-
-
-class _Overseer:
-    """Called after every epoch: reports it, saves when it is worth it, stops in time."""
-
-    def __init__(self, job: Job, folder: Path, deadline: float) -> None:
-        self.job, self.folder, self.deadline = job, folder, deadline
-        self.saved_at = time.monotonic()
-        self.save_every_s = _SAVE_SECONDS
-
-    def __call__(self, trainer: GliaLiteTrainer) -> None:
-        rows = _history(trainer)
-        write_history(self.folder, rows)
-        seconds = statistics.median(row["seconds"] for row in rows[-10:])
-        left = trainer.num_epochs - trainer.current_epoch
-        row = rows[-1]
-        dice = " ".join(f"{region} {row['dice_' + region.lower()]:.3f}" for region in REGIONS)
-        LOG.info(
-            "%s fold %d  epoch %d/%d  train %.4f  validation %.4f  Dice %s  lr %.2g  %.1f s  ETA %s",
-            self.job.recipe.name, self.job.fold, trainer.current_epoch, trainer.num_epochs, row["train_loss"],
-            row["validation_loss"], dice, row["learning_rate"], row["seconds"], _duration(left * seconds),
-        )  # fmt: skip
-        if not left:
-            return
-        now = time.monotonic()
-        stop = now + row["seconds"] > self.deadline
-        if stop or now - self.saved_at >= self.save_every_s:
-            trainer.save_latest()
-            self.saved_at = time.monotonic()
-            self.save_every_s = max(_SAVE_SECONDS, _SAVE_SHARE * (self.saved_at - now))
-        if stop:
-            raise TimeLimitReached(
-                f"time limit reached at epoch {trainer.current_epoch} of {trainer.num_epochs} of "
-                f"{self.job.recipe.name} fold {self.job.fold}; the state is saved, run the same command again"
-            )
-
-
-def _history(trainer: GliaLiteTrainer) -> list[dict[str, float]]:
-    log = trainer.logger.get_checkpoint()
-    rows = []
-    for epoch, dice in enumerate(log["dice_per_class_or_region"]):
-        seconds = log["epoch_end_timestamps"][epoch] - log["epoch_start_timestamps"][epoch]
-        values = (
-            epoch, log["train_losses"][epoch], log["val_losses"][epoch], *dice, log["mean_fg_dice"][epoch],
-            log["ema_fg_dice"][epoch], log["lrs"][epoch], seconds,
-        )  # fmt: skip
-        rows.append({key: float(value) for key, value in zip(HISTORY, values, strict=True)})
-    return rows
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from glialite_distill.device import pick_device
 from glialite_distill.prepare import Request, prepare
-from glialite_distill.runs import final_checkpoint, fold_folder, latest_checkpoint, status, training_record
+from glialite_distill.run_status import status
+from glialite_distill.runs import final_checkpoint, fold_folder, latest_checkpoint, read_history, training_record
 from glialite_distill.teachers import RunOptions, load_weights, make_jobs, run_teachers
 from glialite_distill.workspace import Workspace
 from glialite_runtime.errors import BackendUnavailableError, ConfigError, TimeLimitReached
@@ -91,10 +92,11 @@ def test_the_time_limit_saves_and_the_same_command_continues(workspace: Workspac
 def test_at_least_one_epoch_is_trained_however_short_the_limit(workspace: Workspace) -> None:
     """Every call gets further, so a loop of calls ends."""
     options = RunOptions(epochs=1, iterations=1, device="cpu", time_limit_s=1e-9)
-    run_teachers(workspace, ("baseline",), (0,), options)
-    assert status(workspace)[0]["state"] == "finished"
     with pytest.raises(TimeLimitReached, match="between two teachers"):
         run_teachers(workspace, ("baseline",), (0, 1), options)
+    assert [row["state"] for row in status(workspace)] == ["finished"]
+    run_teachers(workspace, ("baseline",), (0, 1), options)
+    assert [row["state"] for row in status(workspace)] == ["finished", "finished"]
 
 
 def test_other_epochs_than_begun_with_are_refused(trained: Workspace) -> None:
@@ -102,6 +104,21 @@ def test_other_epochs_than_begun_with_are_refused(trained: Workspace) -> None:
     with pytest.raises(ConfigError, match="baseline fold 0 was begun with 1 epochs, now 3 are asked for"):
         make_jobs(trained, ("baseline",), (0,), RunOptions(epochs=3))
     assert make_jobs(trained, ("baseline",), (0,), RunOptions())[0].state == "finished"
+
+
+def test_a_recipe_file_is_part_of_the_run(workspace: Workspace, tmp_path: Path) -> None:
+    """Its values hold, are written down, and must be given again to continue."""
+    file = tmp_path / "recipes.toml"
+    file.write_text("[baseline]\nepochs = 2\niterations = 1\nvalidation_iterations = 1\nlearning_rate = 0.02\n")
+    options = RunOptions(device="cpu", config=file, time_limit_s=1e-9)
+    with pytest.raises(TimeLimitReached, match="epoch 1 of 2"):
+        run_teachers(workspace, ("baseline",), (0,), options)
+    assert training_record(workspace, "baseline", 0)["recipe"]["learning_rate"] == 0.02
+    assert read_history(fold_folder(workspace, "baseline", 0))[0]["learning_rate"] == 0.02
+    with pytest.raises(ConfigError, match="give the --config that it was begun with"):
+        make_jobs(workspace, ("baseline",), (0,), RunOptions())
+    run_teachers(workspace, ("baseline",), (0,), options)
+    assert final_checkpoint(workspace, "baseline", 0).is_file()
 
 
 def test_a_run_of_another_cohort_is_refused(workspace: Workspace) -> None:
