@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from glialite_runtime import nifti
 from glialite_runtime.cases import Case
 from glialite_runtime.errors import ConfigError
-from glialite_runtime.files import sha256_file, write_bytes, write_json
-from glialite_runtime.sequences import SEQUENCES, to_brats2023
-from glialite_runtime.volume import Orientation
+from glialite_runtime.files import sha256_file, write_json
+from glialite_runtime.sequences import SEQUENCES
 
 from glialite_distill.cohort import CohortCase, check_splits, cohort_hash, find_cohort, hold_out, make_folds, validate
+from glialite_distill.input_options import InputOptions
 from glialite_distill.recipes import find_plan
+from glialite_distill.staging import copy_labels, stage, stage_held_out
 from glialite_distill.workspace import (
     Split,
     Workspace,
     cohort_file,
-    label_file,
+    plans_name,
     prepared_folder,
     raw_folder,
-    raw_image_files,
     splits_file,
 )
 
@@ -39,7 +37,6 @@ __all__ = ["Forecast", "Progress", "Request", "forecast", "prepare", "without_pr
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 
-_AS_STORED: Final = Orientation((0, 1, 2), (False, False, False))
 _CROP_SHARE: Final = 0.4  # of a BraTS-format volume that the brain's box covers
 _COMPRESSED: Final = 0.5  # of four float32 channels and an int16 label map: 0.33 as scanned, more when resampled
 _SECONDS_PER_MEGAVOXEL: Final = 0.6  # of the whole image: checking, hashing and preprocessing on one core
@@ -82,6 +79,8 @@ class Request:
         Of the choice of folds and held-out cases.
     workers : int
         Cases that are preprocessed at the same time.
+    inputs : InputOptions
+        Clipping and a mask channel.
     """
 
     cohorts: tuple[Path, ...]
@@ -93,6 +92,7 @@ class Request:
     splits: Path | None = None
     seed: int = 1
     workers: int = 1
+    inputs: InputOptions = field(default_factory=InputOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,8 @@ def prepare(request: Request, progress: Progress = without_progress) -> Workspac
         Something cannot be written.
     """
     plan, root = find_plan(request.plan), request.workspace
+    if request.splits is not None and not request.splits.is_file():
+        raise ConfigError(f"{request.splits} is not a file; give nnU-Net's splits_final.json")
     sources = {case.name: case for case in find_cohort(request.cohorts)}
     record = _record(request, sources, progress)
     held_out = tuple(record["held_out"])
@@ -140,23 +142,32 @@ def prepare(request: Request, progress: Progress = without_progress) -> Workspac
         return Workspace.open(root)
     for name in progress(sorted(sources), label="link cases"):
         if name in held_out:
-            _stage_held_out(sources[name], root / "held_out" / name, request.labels)
+            stage_held_out(sources[name], root / "held_out" / name, request.labels)
         else:
-            _stage(sources[name], raw_folder(root), request.labels)
-    from glialite_distill import nnunet  # noqa: PLC0415 - seconds that a finished preparation need not pay
+            stage(sources[name], raw_folder(root), request.labels)
+    from glialite_distill import nnunet, teacher_inputs  # noqa: PLC0415 - seconds a finished preparation need not pay
 
     nnunet.write_dataset(root, training)
     LOG.info("nnU-Net fingerprint and plans")
     nnunet.write_fingerprint(root, request.workers)
     nnunet.write_plans(root, plan)
+    _state_in_plans(request.inputs, prepared_folder(root) / f"{plans_name(plan)}.json")
+    teacher_inputs.register_normalization()
     with ThreadPoolExecutor(request.workers) as pool:
         done = pool.map(lambda name: nnunet.preprocess_case(root, plan, name), training)
         for _ in progress(done, label="preprocess", length=len(training)):
             pass
     shutil.rmtree(prepared_folder(root) / ".part", ignore_errors=True)
-    _copy_labels(root, training)
+    copy_labels(root, training)
     write_json(splits_file(root), [{"train": list(s.train), "val": list(s.validation)} for s in folds])
     return Workspace.open(root)
+
+
+def _state_in_plans(inputs: InputOptions, path: Path) -> None:
+    plans = json.loads(path.read_text(encoding="utf-8"))
+    stated = inputs.in_plans(plans)
+    if stated != plans:
+        write_json(path, stated)
 
 
 def _is_complete(root: Path, record: dict[str, Any]) -> bool:
@@ -173,6 +184,7 @@ def _options(request: Request) -> dict[str, Any]:
         "held_out": request.held_out,
         "splits_sha256": brought,
         "seed": request.seed,
+        **request.inputs.to_json(),
     }
 
 
@@ -182,8 +194,9 @@ def _record(request: Request, sources: dict[str, Case], progress: Progress) -> d
     stats = {name: _stats(case) for name, case in sources.items()}
     old: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if old is not None and old["options"] != options:
+        before, keys = old["options"], dict.fromkeys([*old["options"], *options])
         changed = ", ".join(
-            f"{k}: {old['options'][k]} is now {v}" for k, v in options.items() if old["options"][k] != v
+            f"{k}: {before.get(k)} is now {options.get(k)}" for k in keys if before.get(k) != options.get(k)
         )
         raise ConfigError(
             f"{request.workspace} was prepared with other options ({changed}); "
@@ -233,68 +246,18 @@ def _choose_folds(request: Request, training: list[str]) -> tuple[Split, ...]:
         brought = json.loads(request.splits.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{request.splits} is not JSON: {error}") from error
+    if not _lists_names(brought):
+        raise ConfigError(
+            f'{request.splits} must hold a list of {{"train": [case, …], "val": [case, …]}}, cases by name'
+        )
     return check_splits(brought, training)
 
 
-def _stage(case: Case, raw: Path, convention: str) -> None:
-    """Put a case into nnU-Net's raw folder: links where the file is as needed, else copies in LPS."""
-    for path, target in zip(case.paths.values(), raw_image_files(case.name), strict=True):
-        _stage_image(path, raw / target)
-    if case.label is not None:
-        _stage_label(case.label, raw / label_file(case.name), convention)
-
-
-def _stage_held_out(case: Case, folder: Path, convention: str) -> None:
-    for sequence, path in case.paths.items():
-        _stage_image(path, folder / f"{case.name}-{sequence}.nii.gz")
-    if case.label is not None:
-        _stage_label(case.label, folder / f"{case.name}-seg.nii.gz", convention)
-
-
-def _stage_image(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    _, _, affine = nifti.read_header(source)
-    if Orientation.of(affine) == _AS_STORED and source.name.endswith(".nii.gz"):
-        _link(source, target)
-        return
-    image = nifti.read(source)
-    _write_lps(target, image, image.data)
-
-
-def _stage_label(source: Path, target: Path, convention: str) -> None:
-    if target.exists():
-        return
-    _, _, affine = nifti.read_header(source)
-    if Orientation.of(affine) == _AS_STORED and convention == "brats2023" and source.name.endswith(".nii.gz"):
-        _link(source, target)
-        return
-    image = nifti.read(source)
-    _write_lps(target, image, to_brats2023(image.data, convention))
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # a link whose target is gone
-    try:
-        target.symlink_to(source.resolve())
-    except OSError:  # file systems and accounts without links
-        write_bytes(target, source.read_bytes())
-
-
-def _write_lps(target: Path, image: nifti.Image, stored: npt.NDArray[Any]) -> None:
-    """Write voxels in stored axes as a NIfTI image whose axes run L, P, S."""
-    import nibabel  # noqa: PLC0415 - only cohorts in other axes need it
-
-    orientation = Orientation.of(image.affine)
-    small = stored if stored.dtype.itemsize <= 4 else stored.astype(np.float32)
-    turned = nibabel.Nifti1Image(orientation.to_lps(small).transpose(2, 1, 0), orientation.lps_affine(image))
-    write_bytes(target, gzip.compress(turned.to_bytes(), compresslevel=3, mtime=0))
-
-
-def _copy_labels(root: Path, training: Sequence[str]) -> None:
-    """Keep the label maps beside the preprocessed cases, where nnU-Net's own validation looks for them."""
-    for name in training:
-        target = prepared_folder(root) / "gt_segmentations" / f"{name}.nii.gz"
-        if not target.exists():
-            write_bytes(target, (raw_folder(root) / label_file(name)).read_bytes())
+def _lists_names(splits: Any) -> bool:
+    """Return whether parsed JSON has the form of nnU-Net's `splits_final.json`."""
+    return isinstance(splits, list) and all(
+        isinstance(fold, dict)
+        and all(isinstance(fold.get(side), list) for side in ("train", "val"))
+        and all(isinstance(name, str) for side in ("train", "val") for name in fold[side])
+        for fold in splits
+    )

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from glialite_distill import nnunet
+from glialite_distill.input_options import InputOptions, clip_volume
 from glialite_distill.prepare import Request, forecast, prepare
 from glialite_distill.workspace import Workspace, cohort_file, prepared_folder, splits_file
 from glialite_runtime.cases import find_case
@@ -153,6 +154,65 @@ def test_brought_splits_are_used(cohort: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps([{"train": names[:3], "val": names[3:]}]))
     workspace = prepare(Request((cohort,), tmp_path / "w", plan="tiny", splits=path))
     assert [(s.train, s.validation) for s in workspace.splits] == [(tuple(names[:3]), tuple(names[3:]))]
+
+
+def test_brought_splits_report_every_problem_at_once(cohort: Path, tmp_path: Path) -> None:
+    """An unknown case, an empty side and a patient on both sides stand in one message, by fold; nothing is written."""
+    names = [f"BraTS-SSA-{n:05d}-000" for n in (1, 2, 3, 4)]
+    path = tmp_path / "splits_final.json"
+    folds = [
+        {"train": [*names[:3], "BraTS-SSA-00099-000"], "val": names[3:]},
+        {"train": [], "val": names},
+        {"train": names, "val": names[:1]},
+    ]
+    path.write_text(json.dumps(folds))
+    with pytest.raises(ConfigError) as caught:
+        prepare(Request((cohort,), tmp_path / "w", plan="tiny", splits=path))
+    for problem in (
+        "fold 0 names cases that are not in training: BraTS-SSA-00099",
+        "fold 1 has an empty",
+        "fold 2 tra",
+    ):
+        assert problem in str(caught.value)
+    assert not cohort_file(tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "{}", "[1]", '[{"train": "a", "val": ["b"]}]', '[{"train": ["a"]}]', '[{"train": [1], "val": [2]}]'],
+)
+def test_a_file_that_holds_no_splits_is_refused(content: str, cohort: Path, tmp_path: Path) -> None:
+    """The message names the file, and nothing is written."""
+    path = tmp_path / "splits_final.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"splits_final\.json"):
+        prepare(Request((cohort,), tmp_path / "w", plan="tiny", splits=path))
+    with pytest.raises(ConfigError, match="is not a file"):
+        prepare(Request((cohort,), tmp_path / "w", plan="tiny", splits=tmp_path))
+    assert not (tmp_path / "w").exists()
+
+
+def test_clipped_images_are_the_same_case_clipped(cohort: Path, tmp_path: Path, prepared: Workspace) -> None:
+    """nnU-Net's files agree with clipping the scan first; the bright rim of the phantom comes down."""
+    workspace = prepare(Request((cohort,), tmp_path / "w", plan="tiny", folds=2, inputs=InputOptions(clip=True)))
+    case = workspace.cases[1]
+    image, _ = workspace.load(case)
+    expected, _ = preprocess(clip_volume(load_volume(find_case(cohort / case))), workspace.spacing_mm)
+    np.testing.assert_allclose(image, expected, atol=2e-5)
+    assert image[1].max() < prepared.load(case)[0][1].max() - 1
+
+
+def test_input_options_are_recorded_and_not_mixed(cohort: Path, tmp_path: Path) -> None:
+    """The plans say so, and the same folder prepared without them, or with others, is refused."""
+    request = Request((cohort,), tmp_path / "w", plan="tiny", folds=2, inputs=InputOptions(mask_channel=True))
+    workspace = prepare(request)
+    plans, _ = nnunet.plans_and_dataset(workspace.root, workspace.plan)
+    assert all(c["mask_channel"] for c in plans["configurations"].values())
+    assert prepare(request) == workspace
+    with pytest.raises(ConfigError, match="mask_channel: True is now None"):
+        prepare(replace(request, inputs=InputOptions()))
+    with pytest.raises(ConfigError, match="clip: None is now True"):
+        prepare(replace(request, inputs=InputOptions(True, True)))
 
 
 def test_a_bad_cohort_leaves_no_record(tmp_path: Path) -> None:
