@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run, seconds
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run, seconds
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.recipes import RECIPES, find_recipe, table
@@ -27,6 +27,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Pro
 InputOption = Annotated[Path, typer.Option("--input", "-i", help="Folder of case folders.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for <case>/<case>-seg.nii.gz.")]
 ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write the region probabilities.")]
+UncertaintyOption = Annotated[bool, typer.Option("--uncertainty", help="Also write the variance over the mirrorings.")]
 TtaOption = Annotated[bool, typer.Option("--tta", help="Average eight mirrorings.")]
 StepOption = Annotated[float, typer.Option("--step", help="Window step: 0.5 is 50 % overlap, 0.3 is 70 %.")]
 
@@ -40,7 +41,9 @@ def prepare(
     splits: Annotated[Path | None, typer.Option(help="Folds of your own (nnU-Net's splits_final.json).")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds, by patient.")] = 5,
     plan: Annotated[str, typer.Option(help="full (published, 1 mm) or small (2 mm, narrow networks).")] = "full",
-    targets: Annotated[str, typer.Option(help="regions (Dice + BCE) or labels (Dice + CE).")] = "regions",
+    targets: Annotated[str, typer.Option(help="regions; labels (Dice + CE) are a recipe's choice.")] = "regions",
+    clip: Annotated[bool, typer.Option("--clip", help="Clip sequences to their 2nd to 98th percentile.")] = False,
+    mask_channel: Annotated[bool, typer.Option("--mask-channel", help="Mark the brain in a further channel.")] = False,
     seed: Annotated[int, typer.Option(help="Of the choice of folds and held-out cases.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Cases preprocessed at the same time.")] = 1,
     dry_run: DryRunOption = False,
@@ -50,18 +53,23 @@ def prepare(
 
     Example: teacher-train prepare --cohort BraTS-Africa --workspace work --holdout 5
     """
+    from glialite_distill.input_options import InputOptions
     from glialite_distill.prepare import Request, forecast
     from glialite_distill.prepare import prepare as prepare_workspace
 
     log_to_stderr()
     if targets == "labels":
-        raise not_built_yet("--targets labels")
+        raise ConfigError(
+            "a workspace holds regions and labels alike; prepare it without --targets, "
+            "then teacher-train run --recipe baseline-labels"
+        )
     if targets != "regions":
         raise ConfigError(f"unknown targets {targets!r}; known: regions, labels")
     for path in (*cohort, *([splits] if splits else [])):
         if not path.exists():
             raise ConfigError(f"{path} does not exist")
-    request = Request(tuple(cohort), workspace, labels, plan, folds, holdout, splits, seed, workers)
+    inputs = InputOptions(clip, mask_channel)
+    request = Request(tuple(cohort), workspace, labels, plan, folds, holdout, splits, seed, workers, inputs)
     if dry_run:
         cost = forecast(request)
         value: dict[str, Any] = {"cases": cost.cases, "disk_bytes": cost.disk_bytes, "seconds": round(cost.seconds, 1)}
@@ -89,22 +97,18 @@ def prepare(
 
 
 @app.command()
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(
+    config: Annotated[Path | None, typer.Option(help="TOML that overrides recipes: [baseline], epochs = 100.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Print the recipes with every hyper-parameter and its source.
 
     Example: teacher-train recipes --json
     """
-    rows = table()
-    blocks = []
-    for row in rows:
-        lines = [f"{row['name']}: {row['summary']}"]
-        lines += [f"  {key.replace('_', ' ')}: {_shown(row[key])}" for key in row if key not in ("name", "summary")]
-        blocks.append("\n".join(lines))
-    emit(rows, "\n\n".join(blocks), as_json=as_json)
+    from glialite_distill.recipe_file import load_recipes, recipe_text
 
-
-def _shown(value: object) -> str:
-    return "one pass over the cases" if value is None else str(value)
+    rows = table(RECIPES if config is None else load_recipes(config))
+    emit(rows, "\n\n".join(recipe_text(row) for row in rows), as_json=as_json)
 
 
 @app.command("run")
@@ -119,6 +123,8 @@ def run_(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(help="Decides every random number, with recipe and fold.")] = 1,
+    config: Annotated[Path | None, typer.Option(help="TOML that overrides recipes: [baseline], epochs = 100.")] = None,
+    slurm: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of sbatch, such as partition=gpu; repeat.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw existing runs of these folds away.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -126,45 +132,56 @@ def run_(
     """Train teachers; finished ones are skipped, interrupted ones continue where they stopped.
 
     Example: teacher-train run --workspace work --recipe baseline,grokking,mednext-b --fold all --time-limit 30h
+
+    On a cluster: teacher-train run -w work --recipe baseline --launcher slurm --time-limit 24h --slurm partition=gpu
     """
-    if launcher in ("ddp", "slurm"):
-        raise not_built_yet(f"--launcher {launcher}")
-    if launcher != "local":
-        raise ConfigError(f"unknown launcher {launcher!r}; known: local, ddp, slurm")
+    if launcher == "slurm" and threads is not None:
+        raise ConfigError("--threads is for this computer; a SLURM job has as many as --slurm cpus_per_task=N")
     limit = None if time_limit is None else seconds("--time-limit", time_limit)
     names = _names(recipe)
     ready = _ready(workspace, names, threads)
 
-    from glialite_distill.teachers import RunOptions, make_jobs, run_teachers
+    from dataclasses import asdict
 
+    from glialite_distill.launch import forecast_launch, launch
+    from glialite_distill.slurm_queue import parse_settings
+    from glialite_distill.teacher_forecast import forecast_text
+    from glialite_distill.teachers import RunOptions
+
+    settings = parse_settings(slurm or ())
     folds = _folds(fold, len(ready.splits))
-    options = RunOptions(epochs, iterations, seed, device, limit, restart)
-    jobs = make_jobs(ready, names, folds, options) if dry_run else run_teachers(ready, names, folds, options)
-    value = [
-        {"recipe": j.recipe.name, "fold": j.fold, "before": j.state, "epochs": epochs or j.recipe.epochs} for j in jobs
-    ]
-    lines = [f"{v['recipe']} fold {v['fold']}: {v['before']}, {v['epochs']} epochs" for v in value]
-    done = [f"{v['recipe']} fold {v['fold']}: finished" for v in value]
-    emit(value, "\n".join(lines if dry_run else done), as_json=as_json)
+    options = RunOptions(epochs, iterations, seed, device, limit, restart, config)
+    if dry_run:
+        ahead = forecast_launch(launcher, ready, names, folds, options)
+        emit([asdict(row) for row in ahead], forecast_text(ready, ahead), as_json=as_json)
+        return
+    rows = launch(launcher, ready, names, folds, options, settings)
+    lines = [f"{r['recipe']} fold {r['fold']}: " + (f"job {r['job']}" if r["job"] else "finished") for r in rows]
+    emit(rows, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
-def status(workspace: WorkspaceOption, as_json: JsonOption = False) -> None:
-    """Show how far every recipe and fold is.
+def status(
+    workspace: WorkspaceOption,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh the table in place while something runs.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far every recipe and fold is, and its SLURM job.
 
-    Example: teacher-train status --workspace work
+    Example: teacher-train status --workspace work --watch
     """
-    from glialite_distill.runs import status as read_status
+    from glialite_distill.run_status import status as read_status
+    from glialite_distill.run_status import status_table, watch_status
     from glialite_distill.workspace import Workspace
 
-    rows = read_status(Workspace.open(workspace))
-    lines = [f"{'recipe':<12}{'fold':>5}  {'epoch':>11}  {'last Dice':>9}  {'best Dice':>9}  {'ETA':>9}  state"]
-    for row in rows:
-        dice = [f"{row[key]:9.3f}" if row[key] is not None else f"{'-':>9}" for key in ("last_dice", "best_dice")]
-        eta = "-" if row["eta_s"] is None else f"{row['eta_s'] / 60:.1f} min"
-        done = f"{row['epoch']}/{row['epochs']}"
-        lines.append(f"{row['recipe']:<12}{row['fold']:>5}  {done:>11}  {dice[0]}  {dice[1]}  {eta:>9}  {row['state']}")
-    emit(rows, "\n".join(lines) if rows else "no teacher has been begun", as_json=as_json)
+    ready = Workspace.open(workspace)
+    if watch and as_json:
+        raise ConfigError("--watch is for people, --json for machines; ask for one of them")
+    if watch:
+        watch_status(ready)
+        return
+    rows = read_status(ready)
+    emit(rows, status_table(rows), as_json=as_json)
 
 
 @app.command()
@@ -175,6 +192,7 @@ def predict(
     input_: InputOption,
     out: OutOption,
     probabilities: ProbabilitiesOption = False,
+    uncertainty: UncertaintyOption = False,
     tta: TtaOption = False,
     step: StepOption = 0.5,
     device: DeviceOption = "auto",
@@ -185,27 +203,70 @@ def predict(
 
     Example: teacher-train predict --workspace work --recipe baseline --fold 0 --input cases --out predictions
     """
-    _predict(workspace, (recipe,), (fold,), (input_, out, probabilities, tta, step, device), threads, as_json)
+    from glialite_distill.predict_options import PredictOptions
+
+    options = PredictOptions(input_, out, probabilities, uncertainty, tta, step, device)
+    ready = _ready(workspace, (), threads)
+
+    from glialite_distill.members import find_members
+    from glialite_distill.predictions import predict_folder
+
+    found = find_members(ready, (recipe,), (fold,))
+    cases = predict_folder(ready, found, options, bar)
+    value = {"out": str(out), "members": [[m.recipe, m.fold] for m in found], "cases": list(cases)}
+    emit(value, f"{len(cases)} cases by {recipe} fold {fold} in {out}", as_json=as_json)
 
 
 @app.command()
 def ensemble(
     workspace: WorkspaceOption,
-    members: Annotated[str, typer.Option(help="Comma-separated recipes; every finished fold of each takes part.")],
-    input_: InputOption,
-    out: OutOption,
+    members: Annotated[
+        str, typer.Option(help="Comma-separated recipes or nnU-Net results folders; every finished fold takes part.")
+    ],
+    input_: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of case folders.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for <case>/<case>-seg.nii.gz.")] = None,
+    weights: Annotated[str, typer.Option(help="equal, hybrid, learnt, or a JSON file.")] = "equal",
+    decision: Annotated[str, typer.Option(help="plain, ssa, ped-100, ped-50, ped-25, or fitted.")] = "plain",
+    fit: Annotated[bool, typer.Option("--fit", help="Fit weights and decision on out-of-fold predictions.")] = False,
     probabilities: ProbabilitiesOption = False,
+    uncertainty: UncertaintyOption = False,
     tta: TtaOption = False,
     step: StepOption = 0.5,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Segment case folders with the mean probabilities of several teachers.
+    """Segment case folders with several teachers together; --fit alone only says what each of them is worth.
 
     Example: teacher-train ensemble -w work --members baseline,grokking,mednext-b --input cases --out predictions
     """
-    _predict(workspace, _names(members), None, (input_, out, probabilities, tta, step, device), threads, as_json)
+    from glialite_distill.predict_options import Choice, PredictOptions
+
+    options = PredictOptions(input_, out, probabilities, uncertainty, tta, step, device) if input_ and out else None
+    if options is None and (input_ or out or not fit):
+        raise ConfigError("--input and --out belong together; only --fit goes without them")
+    choice = Choice(weights, decision)
+    ready = _ready(workspace, (), threads)
+
+    from glialite_distill.ensemble_fit import choose_combination, fit_ensemble, fit_folder
+    from glialite_distill.members import find_members
+    from glialite_distill.predictions import predict_folder
+    from glialite_distill.windows import Window
+
+    window = Window(ready.patch_size, step, tta)
+    found = find_members(ready, _names(members))
+    value: dict[str, Any] = {"members": [[m.recipe, m.fold] for m in found]}
+    lines = []
+    if fit:
+        value["fit"] = fit_ensemble(ready, found, window, device, bar)
+        folder = fit_folder(ready, found, window)
+        lines += [(folder / "member_table.md").read_text(encoding="utf-8"), f"fitted weights and rules in {folder}"]
+    if options is not None:
+        chosen = choose_combination(ready, found, window, choice)
+        cases = predict_folder(ready, found, options, bar, chosen)
+        value |= {"out": str(out), "cases": list(cases), "weights": chosen.weights.to_json(), "decision": decision}
+        lines.append(f"{len(cases)} cases by {len(found)} teachers in {out}")
+    emit(value, "\n".join(lines), as_json=as_json)
 
 
 def _ready(workspace: Path, recipes_: tuple[str, ...], threads: int | None) -> Workspace:
@@ -223,57 +284,33 @@ def _ready(workspace: Path, recipes_: tuple[str, ...], threads: int | None) -> W
     return Workspace.open(workspace)
 
 
-def _predict(
-    workspace: Path,
-    recipes_: tuple[str, ...],
-    folds: tuple[int, ...] | None,
-    options: tuple[Path, Path, bool, bool, float, str],
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    if not 0 < options[4] <= 1:
-        raise ConfigError(f"--step {options[4]} is not in (0, 1]")
-    ready = _ready(workspace, recipes_, threads)
-
-    from glialite_distill.ensemble import PredictOptions, find_members, predict_folder
-
-    members = find_members(ready, recipes_, folds)
-    cases = predict_folder(ready, members, PredictOptions(*options), bar)
-    value = {"out": str(options[1]), "members": [[m.recipe, m.fold] for m in members], "cases": list(cases)}
-    emit(value, f"{len(cases)} cases by {len(members)} teachers in {options[1]}", as_json=as_json)
-
-
 @app.command()
 def evaluate(
-    reference: Annotated[Path, typer.Option(help="Folder of true label maps.")],
-    prediction: Annotated[Path, typer.Option(help="Folder of predicted label maps.")],
-    csv: Annotated[Path, typer.Option(help="Table to write.")],
+    prediction: Annotated[list[str], typer.Option(help="Folder of predicted label maps, or NAME=FOLDER; repeatable.")],
+    reference: Annotated[Path | None, typer.Option(help="Folder of true label maps.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Table to write.")] = None,
     metric: Annotated[str, typer.Option(help="plain, brats-2023 or brats-2024.")] = "plain",
-    challenge: Annotated[str | None, typer.Option(help="ssa, gli, ped or met (brats metrics only).")] = None,
+    challenge: Annotated[str | None, typer.Option(help="ssa (default), gli, ped or met; brats metrics only.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for tables, charts and the worst cases.")] = None,
+    rle: Annotated[Path | None, typer.Option(help="Run-length CSV of the predictions, as for Kaggle.")] = None,
     reference_labels: Annotated[str, typer.Option(help="Label convention of the reference.")] = "brats2023",
     prediction_labels: Annotated[str, typer.Option(help="Label convention of the predictions.")] = "brats2023",
     as_json: JsonOption = False,
 ) -> None:
-    """Score predictions: Dice by case and region (rows ET, TC, WT), mean and SD on stdout.
+    """Score predictions by case and region (rows ET, TC, WT): a CSV table, mean and SD on stdout.
 
-    Example: teacher-train evaluate --reference truth --prediction predictions --metric plain --csv scores.csv
+    With --rle alone nothing is scored, and no reference is needed.
+
+    Example: teacher-train evaluate --reference truth --prediction predictions --metric brats-2023 --csv scores.csv
     """
-    from glialite_distill.scores import plain_scores, summary, write_plain_csv
+    from glialite_distill.score_report import Evaluation, evaluate_predictions
+    from glialite_distill.scores import Settings
 
-    if metric in ("brats-2023", "brats-2024"):
-        raise not_built_yet(f"--metric {metric}")
-    if metric != "plain":
-        raise ConfigError(f"unknown metric {metric!r}; known: plain, brats-2023, brats-2024")
-    if challenge is not None:
+    if metric == "plain" and challenge is not None:
         raise ConfigError("--challenge belongs to the brats metrics; leave it out with --metric plain")
-    scores = plain_scores(reference, prediction, (reference_labels, prediction_labels))
-    write_plain_csv(csv, scores)
-    rows = summary(scores)
-    lines = [f"{'':4}{'mean Dice':>10}{'SD':>8}{'cases':>7}"]
-    for region, row in rows.items():
-        mean, sd = (f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("mean", "sd"))
-        lines.append(f"{region:4}{mean:>10}{sd:>8}{row['cases']:>7}")
-    emit(rows, "\n".join(lines), as_json=as_json)
+    settings = Settings(metric, challenge or "ssa", (reference_labels, prediction_labels))
+    value, text = evaluate_predictions(Evaluation(reference, tuple(prediction), settings, csv, report, rle), bar)
+    emit(value, text, as_json=as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:

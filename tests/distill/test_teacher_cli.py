@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from glialite_distill.teacher_cli import app
 from glialite_distill.workspace import Workspace
 from glialite_runtime.command import run
 
+from tests.conftest import save
 from tests.distill.conftest import write_cohort
 
 
@@ -87,8 +89,12 @@ def test_the_time_limit_exits_75(cohort: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("run", "--recipe", "baseline", "--launcher", "ddp"), 5, "--launcher ddp is not built yet"),
-        (("run", "--recipe", "baseline", "--launcher", "slurm"), 5, "--launcher slurm is not built yet"),
+        (("run", "--recipe", "baseline", "--launcher", "slurm"), 2, "slurm needs --time-limit"),
+        (("run", "--recipe", "baseline", "--launcher", "slurm", "--threads", "2"), 2, "cpus_per_task"),
+        (("run", "--recipe", "baseline", "--slurm", "mem=8GB"), 2, "--slurm belongs to --launcher slurm"),
+        (("run", "--recipe", "baseline", "--slurm", "walltime=1"), 2, "one of the keys partition, account"),
+        (("run", "--recipe", "baseline", "--config", "nowhere.toml"), 2, "nowhere.toml cannot be read"),
+        (("status", "--watch", "--json"), 2, "ask for one of them"),
         (("run", "--recipe", "baseline", "--launcher", "k8s"), 2, "unknown launcher"),
         (("run", "--recipe", "nobody"), 2, "unknown recipe 'nobody'"),
         (("run", "--recipe", "baseline", "--fold", "one"), 2, "neither 'all' nor numbers"),
@@ -112,23 +118,52 @@ def test_what_cannot_be_done_is_refused(
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        (("--metric", "brats-2023"), 5),
-        (("--metric", "brats-2024", "--challenge", "ssa"), 5),
+        (("--metric", "brats-2023"), 3),
+        (("--metric", "brats-2024", "--challenge", "men"), 2),
         (("--metric", "iou"), 2),
         (("--metric", "plain", "--challenge", "ssa"), 2),
     ],
 )
-def test_metrics_that_are_not_there_are_refused(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
-    """Nothing is scored with another metric than the one asked for."""
+def test_what_cannot_be_scored_is_refused(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    """Unknown metrics and challenges are usage errors, empty folders bad input."""
     folders = ("--reference", tmp_path, "--prediction", tmp_path, "--csv", tmp_path / "s.csv")
     assert call("evaluate", *folders, *options) == code
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_label_targets_are_not_built_yet(cohort: Path, tmp_path: Path) -> None:
-    """Exit 5, before anything is written."""
-    assert call("prepare", "--cohort", cohort, "--workspace", tmp_path / "w", "--targets", "labels") == 5
+def test_evaluate_takes_several_models_and_writes_all_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The official columns with the model before them, a page, a submission; stdout holds the paper's table."""
+    for name, values in (("truth", [1, 2, 3]), ("one", [1, 2, 3]), ("two", [0, 2, 3])):
+        save(tmp_path / name / "BraTS-SSA-00001-000.nii.gz", np.array(values, np.uint8).reshape(-1, 1, 1), np.eye(4))
+    one = ("--prediction", tmp_path / "one", "--csv", tmp_path / "s.csv")
+    arguments = ("--reference", tmp_path / "truth", *one, "--metric", "brats-2024", "--challenge", "met")
+    report = ("--prediction", f"second={tmp_path / 'two'}", "--report", tmp_path / "report")
+    assert call("evaluate", *arguments, *report) == 0
+    assert "| Metric" in capsys.readouterr().out
+    header = (tmp_path / "s.csv").read_text().splitlines()[0]
+    assert header.startswith("model,case,Labels,Num_TP,Num_FP,Num_FN,")
+    assert header.endswith("LesionWise_Score_NSD @ 0.5,LesionWise_Score_NSD @ 1.0")
+    assert (tmp_path / "report" / "table.md").is_file()
+    assert call("evaluate", "--prediction", tmp_path / "one", "--rle", tmp_path / "r.csv") == 0
+    assert (tmp_path / "r.csv").read_text().splitlines()[1] == "BraTS-SSA-00001-000_1,1 1"
+
+
+def test_label_targets_are_a_recipe(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and the recipe's name, before anything is written."""
+    assert call("prepare", "--cohort", cohort, "--workspace", tmp_path / "w", "--targets", "labels") == 2
+    assert "--recipe baseline-labels" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(("option", "recorded"), [("--clip", "clip"), ("--mask-channel", "mask_channel")])
+def test_input_options_reach_the_record(option: str, recorded: str, cohort: Path, tmp_path: Path) -> None:
+    """Each is written down under its own name; the other is not."""
+    folder = tmp_path / "w"
+    assert call("prepare", "--cohort", cohort, "-w", folder, "--plan", "tiny", "--folds", 2, option) == 0
+    options = json.loads((folder / "cohort.json").read_text())["options"]
+    assert {k for k in ("clip", "mask_channel") if options.get(k)} == {recorded}
 
 
 def test_a_cohort_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,10 +178,13 @@ def test_an_unprepared_workspace_says_what_to_run(tmp_path: Path, capsys: pytest
     assert "run teacher-train prepare" in capsys.readouterr().err
 
 
-def test_recipes_print_every_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """For people and for machines."""
+def test_recipes_print_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For people and for machines, overridden by a file or not."""
     assert call("recipes", "--json") == 0
-    names = [r["name"] for r in json.loads(capsys.readouterr().out)]
-    assert names == ["baseline", "grokking", "mednext-b", "mednext-m"]
+    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+    assert {"baseline", "grokking", "mednext-b", "mednext-m", "unet", "segresnet", "nnunet-2d"} < set(rows)
     assert call("recipes") == 0
     assert "learning rate: 0.0027" in capsys.readouterr().out
+    (tmp_path / "r.toml").write_text("[baseline]\nepochs = 50\n")
+    assert call("recipes", "--config", tmp_path / "r.toml", "--json") == 0
+    assert {r["epochs"] for r in json.loads(capsys.readouterr().out) if r["name"] == "baseline"} == {50}
