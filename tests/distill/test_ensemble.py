@@ -1,97 +1,40 @@
-"""Teachers at work: the sliding window, the averaging, the files."""
+"""Members blended: weights, the variance over mirrorings, bounded memory, agreement with nnU-Net's predictor."""
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
-from glialite_distill import nnunet
+from glialite_distill import ensemble, nnunet
 from glialite_distill.ensemble import (
-    PredictOptions,
-    Window,
+    BYTES_PER_VOXEL,
+    BYTES_PER_VOXEL_UNCERTAINTY,
     average_probabilities,
-    find_members,
+    blend,
     load_teacher,
-    predict_folder,
-    sliding_window,
+    teachers_of,
     to_logits,
 )
+from glialite_distill.member_weights import MemberWeights, equal_weights
+from glialite_distill.members import find_members
 from glialite_distill.runs import fold_folder
+from glialite_distill.teacher_network import Teacher
 from glialite_distill.trainers import register_trainers
+from glialite_distill.windows import Window
 from glialite_distill.workspace import Workspace
 from glialite_runtime.cases import find_case
-from glialite_runtime.errors import BatchError, ConfigError
 from glialite_runtime.volume import load_volume
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
-from tests.distill.conftest import write_case
+from tests.distill.small_networks import CPU, WINDOW, Constant, Ramp, image_of
 
-CPU = torch.device("cpu")
-WINDOW = Window((16, 16, 16))
-
-
-class Pointwise(nn.Module):
-    """A network without context: three channels of the input, so that windows must not show."""
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image[:, :3] * 2
-
-
-class Ramp(nn.Module):
-    """A network that sees where it is in its window: not symmetric under mirroring."""
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        ramp = torch.arange(image.shape[-1], dtype=torch.float32)
-        return image[:, :3] * 0 + ramp
-
-
-class Constant(nn.Module):
-    """A network that always says the same probability."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.logit = float(np.log(probability / (1 - probability)))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image[:, :3] * 0 + self.logit
-
-
-def image_of(shape: tuple[int, int, int]) -> np.ndarray:
-    """Return noise (4, z, y, x)."""
-    return np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
-
-
-@pytest.mark.parametrize("shape", [(16, 16, 16), (33, 20, 47), (9, 16, 30)])
-@pytest.mark.parametrize("step", [0.5, 0.3])
-def test_windows_leave_no_trace(shape: tuple[int, int, int], step: float) -> None:
-    """A network without context gives the same with and without windows, also when the case is smaller than one."""
-    image = image_of(shape)
-    logits = sliding_window(Pointwise(), image, Window((16, 16, 16), step), CPU)
-    np.testing.assert_allclose(logits, image[:3] * 2, atol=1e-5)
-
-
-def test_windows_are_weighted_in_full_precision() -> None:
-    """Where two windows overlap in a corner, weights of 1e-6 still decide; in FP16 they would all be equal."""
-    logits = sliding_window(Ramp(), image_of((16, 16, 24)), WINDOW, CPU)
-    weight = compute_gaussian((16, 16, 16), 1 / 8, 10, torch.float64, CPU).numpy()
-    total, weights = np.zeros((16, 16, 24)), np.zeros((16, 16, 24))
-    for start in (0, 8):
-        total[..., start : start + 16] += weight * np.arange(16)
-        weights[..., start : start + 16] += weight
-    np.testing.assert_allclose(logits[0], total / weights, atol=1e-3)
-
-
-def test_mirroring_averages_both_directions() -> None:
-    """A ramp and its mirror image make a constant."""
-    image = image_of((16, 16, 16))
-    logits = sliding_window(Ramp(), image, Window((16, 16, 16), tta=True), CPU)
-    np.testing.assert_allclose(logits, 7.5, atol=1e-5)
-    assert np.ptp(sliding_window(Ramp(), image, WINDOW, CPU)) == pytest.approx(15)
+SIZE = (16, 16, 16)
+TTA = Window(SIZE, tta=True)
 
 
 def test_probabilities_are_averaged_not_logits() -> None:
@@ -129,71 +72,94 @@ def test_the_window_agrees_with_nnunets_predictor(trained: Workspace, cohort: Pa
     assert np.abs(theirs[(slice(None), *box)] - mine)[:, inside].max() < 2e-3
 
 
-def test_members_are_all_finished_folds_or_the_ones_asked_for(trained: Workspace) -> None:
-    """Each with the hash of its checkpoint; unfinished ones are refused by name."""
+def test_every_region_has_its_own_weights() -> None:
+    """0.2 and 0.8 at 1:0, 3:1 and 0:1 make 0.2, 0.35 and 0.8."""
+    teachers = [(Teacher(Constant(0.2), SIZE), (1.0, 0.75, 0.0)), (Teacher(Constant(0.8), SIZE), (0.0, 0.25, 1.0))]
+    found = blend(teachers, image_of((16, 20, 16)), WINDOW, CPU)
+    for region, expected in enumerate((0.2, 0.35, 0.8)):
+        np.testing.assert_allclose(found.probabilities[region], expected, atol=1e-6)
+    assert found.variance is None
+
+
+def test_the_variance_is_that_of_the_probabilities_over_the_mirrorings() -> None:
+    """A ramp along x is x in four mirrorings, 15 − x in the others: the variance is a quarter of the squared gap."""
+    found = blend([(Teacher(Ramp(), SIZE), (1.0, 1.0, 1.0))], image_of(SIZE), TTA, CPU, uncertainty=True)
+    x = np.arange(16)
+    gap = 1 / (1 + np.exp(-x)) - 1 / (1 + np.exp(-(15 - x)))
+    np.testing.assert_allclose(found.variance, np.broadcast_to(gap**2 / 4, (3, *SIZE)), atol=1e-6)
+
+
+def test_the_variance_is_averaged_with_the_members_weights() -> None:
+    """A member that mirroring does not change halves it at equal weights; it is not how members differ."""
+    ramp, alone = Teacher(Ramp(), SIZE), (1.0, 1.0, 1.0)
+    own = blend([(ramp, alone)], image_of(SIZE), TTA, CPU, uncertainty=True).variance
+    shares = (0.5, 0.25, 1.0)
+    others = tuple(1 - s for s in shares)
+    found = blend([(ramp, shares), (Teacher(Constant(0.9), SIZE), others)], image_of(SIZE), TTA, CPU, uncertainty=True)
+    for region, share in enumerate(shares):
+        np.testing.assert_allclose(found.variance[region], share * own[region], atol=1e-6)
+
+
+class Counting(nn.Module):
+    """A network of no size; at one of its calls it notes how many bytes of arrays are alive."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.calls, self.found = at, 0, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = image[:, :3] * 0
+        self.calls += 1
+        if self.calls == self.at:
+            self.found = tracemalloc.get_traced_memory()[0] + torch_bytes()
+        return logits
+
+
+def torch_bytes() -> int:
+    """Return the bytes of all living tensors that torch itself has memory for (numpy's are traced)."""
+    tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor]
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors) if s.resizable()}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("uncertainty", [False, True])
+@pytest.mark.parametrize("members", [1, 3])
+def test_memory_is_what_the_docstring_says(members: int, uncertainty: bool) -> None:
+    """While the last window of the last mirroring is computed: as many bytes a voxel for one member as for three."""
+    image, patch = image_of((96, 64, 64)), (32, 32, 32)
+    windows, voxels = 3 * 2 * 2, image[0].size
+    network = Counting(members * 8 * windows // 2)
+    teachers = [(Teacher(network, patch), (1 / members,) * 3)] * members
+    before = torch_bytes()
+    tracemalloc.start()
+    try:
+        blend(teachers, image, Window(patch, 1.0, tta=True), CPU, uncertainty=uncertainty)
+        numpy_peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert network.calls == network.at
+    two_windows = (2 * (4 + 4 + 3) + 1) * 32**3 * 4  # cut, mirrored, computed; the Gaussian
+    a_voxel = (network.found - before - two_windows + image.nbytes) / voxels
+    bound = BYTES_PER_VOXEL + (BYTES_PER_VOXEL_UNCERTAINTY if uncertainty else 0)
+    assert bound - 12 < a_voxel <= bound
+    assert numpy_peak / voxels <= bound - 16 - 12  # at any time: less the image and the logits of a pass, torch's
+
+
+def test_large_ensembles_hold_one_network_at_a_time(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to five are loaded once; beyond, each is loaded when its turn comes, and gone before the next."""
     members = find_members(trained, ("baseline", "mednext-b"))
-    assert [(m.recipe, m.fold) for m in members] == [
-        ("baseline", 0),
-        ("baseline", 1),
-        ("mednext-b", 0),
-        ("mednext-b", 1),
-    ]
-    assert len({m.sha256 for m in members}) == 4
-    with pytest.raises(ConfigError, match="mednext-m has no finished teacher of fold any"):
-        find_members(trained, ("baseline", "mednext-m"))
-    with pytest.raises(ConfigError, match="baseline has no finished teacher of fold 3"):
-        find_members(trained, ("baseline",), (1, 3))
+    weights = equal_weights(("baseline", "mednext-b"))
+    kept = teachers_of(trained, members, weights, CPU)
+    assert [t.network for t, _ in kept()] == [t.network for t, _ in kept()]
+    monkeypatch.setattr(ensemble, "_KEPT_NETWORKS", 3)
+    anew = teachers_of(trained, members, weights, CPU)
+    first, second = next(anew())[0].network, next(anew())[0].network
+    assert first is not second
+    assert [shares for _, shares in anew()] == [(0.25, 0.25, 0.25)] * 4
 
 
-def test_predictions_come_back_on_the_inputs_own_grid(trained: Workspace, tmp_path: Path) -> None:
-    """The same head stored in LPS and in RAS gives the same labels at the same places, each in its own axes."""
-    lps, ras = write_case(tmp_path / "in" / "P1", 5), write_case(tmp_path / "in" / "P2", 5, axes="RAS")
-    options = PredictOptions(tmp_path / "in", tmp_path / "out", probabilities=True, device="cpu")
-    members = find_members(trained, ("mednext-b",), (0,))
-    assert predict_folder(trained, members, options) == ("P1", "P2")
-    found = {}
-    for source in (lps, ras):
-        written = nibabel.load(tmp_path / "out" / source.name / f"{source.name}-seg.nii.gz")
-        given = nibabel.load(source / f"{source.name}-t1n.nii.gz")
-        np.testing.assert_array_equal(written.affine, given.affine)
-        assert (written.shape, written.get_data_dtype()) == (given.shape, np.uint8)
-        found[source.name] = np.asarray(nibabel.as_closest_canonical(written).dataobj)
-    assert np.array_equal(found["P1"], found["P2"])
-    stored = np.load(tmp_path / "out" / "P1" / "P1-probabilities.npz")
-    assert (stored["probabilities"].shape, list(stored["regions"])) == ((3, 40, 48, 44), ["WT", "TC", "ET"])
-    assert stored["probabilities"][:, 0].max() == 0
-
-
-def test_a_second_call_predicts_only_what_is_missing(trained: Workspace, tmp_path: Path) -> None:
-    """Finished cases are left alone; the missing one comes out as before."""
-    for name in ("P1", "P2"):
-        write_case(tmp_path / "in" / name, 6)
-    options = PredictOptions(tmp_path / "in", tmp_path / "out", device="cpu")
-    members = find_members(trained, ("baseline",), (0,))
-    predict_folder(trained, members, options)
-    first, second = (tmp_path / "out" / n / f"{n}-seg.nii.gz" for n in ("P1", "P2"))
-    content, kept = second.read_bytes(), first.stat().st_mtime_ns
-    second.unlink()
-    predict_folder(trained, members, options)
-    assert (second.read_bytes(), first.stat().st_mtime_ns) == (content, kept)
-
-
-def test_predictions_of_other_teachers_are_not_mixed(trained: Workspace, tmp_path: Path) -> None:
-    """A folder that holds another member's predictions is refused."""
-    write_case(tmp_path / "in" / "P1", 6)
-    options = PredictOptions(tmp_path / "in", tmp_path / "out", device="cpu")
-    predict_folder(trained, find_members(trained, ("baseline",), (0,)), options)
-    with pytest.raises(ConfigError, match="holds predictions of other teachers"):
-        predict_folder(trained, find_members(trained, ("baseline",), (1,)), options)
-
-
-def test_one_bad_case_does_not_stop_the_others(trained: Workspace, tmp_path: Path) -> None:
-    """It is named at the end, with the exit code for a batch that failed in part."""
-    for name in ("P1", "P2"):
-        write_case(tmp_path / "in" / name, 6)
-    (tmp_path / "in" / "P1" / "P1-t2w.nii.gz").unlink()
-    options = PredictOptions(tmp_path / "in", tmp_path / "out", device="cpu")
-    with pytest.raises(BatchError, match=r"1 of 2 cases cannot be used:\n  P1: .*t2w"):
-        predict_folder(trained, find_members(trained, ("baseline",), (0,)), options)
-    assert (tmp_path / "out" / "P2" / "P2-seg.nii.gz").is_file()
-    assert not (tmp_path / "out" / "P1" / "P1-seg.nii.gz").exists()
+def test_members_without_weight_are_not_run(trained: Workspace) -> None:
+    """A network that counts nowhere costs nothing."""
+    members = find_members(trained, ("baseline", "mednext-b"))
+    weights = MemberWeights({"baseline": (1.0, 1.0, 1.0), "mednext-b": (0.0, 0.0, 0.0)})
+    assert [shares for _, shares in teachers_of(trained, members, weights, CPU)()] == [(0.5, 0.5, 0.5)] * 2
