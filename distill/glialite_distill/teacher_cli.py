@@ -164,6 +164,10 @@ def run_(
 def status(
     workspace: WorkspaceOption,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh the table in place while something runs.")] = False,
+    curves: Annotated[
+        Path | None,
+        typer.Option("--curves", help="Draw every run's curves into this folder; say whether there is a late jump."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how far every recipe and fold is, and its SLURM job.
@@ -179,6 +183,13 @@ def status(
         raise ConfigError("--watch is for people, --json for machines; ask for one of them")
     if watch:
         watch_status(ready)
+        return
+    if curves is not None:
+        from glialite_distill.monitor_figure import draw_runs
+
+        drawn = draw_runs(ready, curves)
+        lines = [f"{row['recipe']} fold {row['fold']}: {row['sentence']}" for row in drawn]
+        emit(drawn, "\n".join(lines) or "no epoch is finished yet", as_json=as_json)
         return
     rows = read_status(ready)
     emit(rows, status_table(rows), as_json=as_json)
@@ -225,7 +236,7 @@ def ensemble(
     ],
     input_: Annotated[Path | None, typer.Option("--input", "-i", help="Folder of case folders.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for <case>/<case>-seg.nii.gz.")] = None,
-    weights: Annotated[str, typer.Option(help="equal, hybrid, learnt, or a JSON file.")] = "equal",
+    weights: Annotated[str, typer.Option(help="equal, hybrid, learnt, best, or a JSON file.")] = "equal",
     decision: Annotated[str, typer.Option(help="plain, ssa, ped-100, ped-50, ped-25, or fitted.")] = "plain",
     fit: Annotated[bool, typer.Option("--fit", help="Fit weights and decision on out-of-fold predictions.")] = False,
     probabilities: ProbabilitiesOption = False,

@@ -37,8 +37,8 @@ _MACS_A_SECOND: Final[Mapping[str, float]] = MappingProxyType(
 )
 _BACKWARD: Final = 2  # the backward pass takes about twice the multiply-adds of the forward pass
 _OPTIMIZER_BYTES: Final[Mapping[str, int]] = MappingProxyType({"sgd": 4, "adamw": 8, "schedule-free-adamw": 8})
-# Gradients of activations and the libraries' workspaces, over what is counted. nnU-Net plans for 8, 8 and 24 GB where its
-# default network, ResEnc M and ResEnc L count 4.0, 6.0 and 16.7: a factor of 1.3 to 2.
+# Gradients of activations and the libraries' workspaces, over what is counted. nnU-Net plans for 8, 8 and 24 GB where
+# its default network, ResEnc M and ResEnc L count 4.0, 6.0 and 16.7: a factor of 1.3 to 2.
 _MEMORY_OVERHEAD: Final = 1.6
 _KEPT: Final = 2  # final and best checkpoint of a teacher …
 _PASSING: Final = 2  # … and while one is trained the latest, and the next one beside it

@@ -256,9 +256,8 @@ def _build_trainer(workspace: Workspace, job: Job, record: dict[str, Any], devic
     elif record["warm_start"] is not None:
         parent = final_checkpoint(workspace, record["warm_start"]["recipe"], job.fold)
         trainer.warm_start(load_weights(parent))
-    if trainer.local_rank:  # of several processes all have the same weights, each draws other patches, the first writes
+    if trainer.local_rank:  # of several processes all have the same weights, each draws other patches
         trainer.base_seed = int(sha256_bytes(f"{name} {trainer.local_rank}".encode())[:7], 16)
-        trainer.save_checkpoint = lambda filename: None  # type: ignore[method-assign]  # noqa: ARG005
     return trainer
 
 

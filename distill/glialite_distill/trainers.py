@@ -135,8 +135,9 @@ class GliaLiteTrainer(nnUNetTrainer):
         names = self.trainable_names()
         transfer.freeze_except(network, names)
         if finetune is not None:
-            LOG.info("%s trains %d of %d tensors: %s", self.recipe.name, len(names),
-                     len(list(network.parameters())), " ".join(names))  # fmt: skip
+            count = len(list(network.parameters()))
+            listed = "all" if len(names) == count else " ".join(names)
+            LOG.info("%s trains %d of %d tensors: %s", self.recipe.name, len(names), count, listed)
         rates = finetune.layer_rates if finetune else None
         parameters: Any = (
             transfer.parameter_groups(network, rates, self.initial_lr)
@@ -245,7 +246,9 @@ class GliaLiteTrainer(nnUNetTrainer):
             self.current_epoch += 1
 
     def save_checkpoint(self, filename: str) -> None:
-        """Save in one step: a power cut leaves the old checkpoint, never half of a new one."""
+        """Save in one step: a power cut leaves the old file, never half a new one. Of several processes one saves."""
+        if self.local_rank:
+            return
         with replacing(Path(filename)) as temporary:
             super().save_checkpoint(str(temporary))
 

@@ -213,13 +213,11 @@ def test_optimizer_and_learning_rates(name: str, full_size: dict[str, GliaLiteTr
 
 
 def test_layer_wise_rates(full_size: dict[str, GliaLiteTrainer]) -> None:
-    """At the top of the warm-up the stem has 1e-6 and the decoder 1e-4, the encoder lies between."""
+    """At the top of the warm-up stem and first encoder stage have 1e-6, all that is deeper 1e-4."""
     trainer = full_size["mednext-b-layerwise"]
     trainer.lr_scheduler.step(5)
     rates = [group["lr"] for group in trainer.optimizer.param_groups]
-    assert rates[0] == pytest.approx(1e-6)
-    assert rates[-1] == pytest.approx(1e-4)
-    assert rates == sorted(rates)
+    assert rates == pytest.approx([1e-6, 1e-4])
 
 
 def fixed_tensors(dimensions: int, labels: bool) -> tuple[torch.Tensor, torch.Tensor]:
