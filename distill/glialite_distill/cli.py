@@ -79,7 +79,7 @@ def soft_labels(
     from glialite_distill.workspace import Workspace
 
     log_to_stderr()
-    ready = Workspace.open(workspace)
+    ready = Workspace.open(workspace).for_students()
     recipes = tuple(name.strip() for name in members.split(",") if name.strip())
     if dry_run:
         plan = plan_soft_labels(ready, recipes, tta=tta)
@@ -155,7 +155,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     limit = math.inf if time_limit is None else seconds("--time-limit", time_limit)
-    ready = Workspace.open(workspace)
+    ready = Workspace.open(workspace).for_students()
     soft = None
     if soft_weight > 0:
         from glialite_distill.soft_labels import SoftLabelStore  # brings nnU-Net along: four seconds

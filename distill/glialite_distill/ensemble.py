@@ -3,8 +3,9 @@
 **Memory.** A case is computed as a stream: every mirroring of every member gives logits of the whole case, which go
 into running sums and are let go. So the memory does not grow with members, folds or mirrorings. On top of a network and
 the activations of two windows it is at most `BYTES_PER_VOXEL` bytes for each voxel of the prepared case (a 144×176×144
-crop: 0.28 GB), and `BYTES_PER_VOXEL_UNCERTAINTY` more (0.13 GB) where the variance is asked for. Up to five networks
-are kept between cases; larger ensembles load each network anew for every case, one at a time.
+crop: 0.28 GB), and `BYTES_PER_VOXEL_UNCERTAINTY` more (0.13 GB) where the variance is asked for. This counts arrays;
+what the allocator keeps for reuse comes on top. Up to five networks are kept between cases; larger ensembles load each
+network anew for every case, one at a time.
 """
 
 from __future__ import annotations
@@ -17,13 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from glialite_runtime.sequences import REGIONS
-from torch import nn
 
 from glialite_distill.member_weights import MemberWeights, Shares
-from glialite_distill.members import Member, find_members
-from glialite_distill.runs import fold_folder
-from glialite_distill.teacher_network import Teacher
-from glialite_distill.teacher_network import load_teacher as load_from
+from glialite_distill.members import Member
+from glialite_distill.teacher_network import Teacher, load_teacher
 from glialite_distill.windows import Window, mirrored_logits
 from glialite_distill.workspace import Workspace
 
@@ -31,12 +29,7 @@ __all__ = [
     "BYTES_PER_VOXEL",
     "BYTES_PER_VOXEL_UNCERTAINTY",
     "Blend",
-    "Member",
-    "Window",
-    "average_probabilities",
     "blend",
-    "find_members",
-    "load_teacher",
     "teachers_of",
     "to_logits",
 ]
@@ -137,15 +130,6 @@ def _sigmoid(logits: npt.NDArray[np.float32]) -> Probabilities:
     return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
-def average_probabilities(
-    networks: Sequence[nn.Module], image: npt.NDArray[np.float32], window: Window, device: torch.device
-) -> Probabilities:
-    """Return the region probabilities (3, z, y, x) of a prepared case, averaged over networks with equal weights."""
-    share = 1 / len(networks)
-    teachers = ((Teacher(network, window.patch_size), (share, share, share)) for network in networks)
-    return blend(teachers, image, window, device).probabilities
-
-
 def teachers_of(
     workspace: Workspace, members: Sequence[Member], weights: MemberWeights, device: torch.device
 ) -> Teachers:
@@ -155,9 +139,11 @@ def teachers_of(
     """
     weighted = [(m, s) for m in members if any(s := weights.of_member(m.recipe, _folds(members, m)))]
 
+    clip = workspace.inputs.clip
+
     def load() -> Iterator[tuple[Teacher, Shares]]:
         for member, shares in weighted:
-            yield load_from(member.folder, member.fold, workspace.spacing_mm, device), shares
+            yield load_teacher(member.folder, member.fold, workspace.spacing_mm, device, clip=clip), shares
 
     if len(weighted) > _KEPT_NETWORKS:
         return load
@@ -167,11 +153,6 @@ def teachers_of(
 
 def _folds(members: Sequence[Member], one: Member) -> int:
     return sum(member.recipe == one.recipe for member in members)
-
-
-def load_teacher(workspace: Workspace, recipe: str, fold: int, device: torch.device) -> nn.Module:
-    """Return a finished teacher's network in evaluation mode: image (n, 4, z, y, x) -> logits (n, 3, z, y, x)."""
-    return load_from(fold_folder(workspace, recipe, fold).parent, fold, workspace.spacing_mm, device).network
 
 
 def to_logits(probabilities: Probabilities) -> npt.NDArray[np.float32]:

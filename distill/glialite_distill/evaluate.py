@@ -6,16 +6,16 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from glialite_runtime import nifti
 from glialite_runtime.cases import Case
-from glialite_runtime.decode import DecisionRule, decode
+from glialite_runtime.decode import decode
 from glialite_runtime.errors import GeometryError, InputError
 from glialite_runtime.metrics import dice_per_region, region_masks
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
@@ -30,7 +30,6 @@ __all__ = [
     "Source",
     "csv_text",
     "evaluate",
-    "fit_minimum_sizes",
     "folder_source",
     "load_labels",
     "network_logits",
@@ -45,9 +44,6 @@ __all__ = [
 Labels = npt.NDArray[np.uint8]
 Source = Callable[[Case, Volume], Labels]
 """Something that segments: takes a case and its images, gives labels (z, y, x) in LPS of the whole image."""
-
-_MINIMUM_MM3: Final = (0.0, 50.0, 100.0, 200.0, 500.0)
-_EQUAL_DICE: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,35 +138,6 @@ def load_labels(path: Path, volume: Volume, convention: str = "brats2023") -> La
             "give a label map on the images' own grid"
         )
     return to_brats2023(labels, convention)
-
-
-def fit_minimum_sizes(
-    cases: Iterable[tuple[npt.NDArray[np.float32], Labels]], rule: DecisionRule, voxel_mm3: float
-) -> DecisionRule:
-    """Return `rule` with the minimum component sizes, of a small grid, that give each region the best mean Dice.
-
-    A region that is absent counts 1 when nothing is predicted and 0 when anything is, so false positives cost. Of the
-    sizes within 0.005 of the best mean the smallest is taken; without a case the rule comes back as it is.
-
-    Parameters
-    ----------
-    cases : iterable of (logits, labels)
-        Validation cases: float32 (3, z, y, x), uint8 (z, y, x).
-    rule : DecisionRule
-        Thresholds and temperature to use.
-    voxel_mm3 : float
-        Volume of a voxel.
-    """
-    grid = [replace(rule, minimum_mm3=(m, m, m)) for m in _MINIMUM_MM3]
-    rows = [
-        np.nan_to_num([dice_per_region(decode(logits, candidate, voxel_mm3), labels) for candidate in grid], nan=1.0)
-        for logits, labels in cases
-    ]
-    if not rows:
-        return rule
-    means = np.mean(rows, axis=0)  # (sizes, regions)
-    best = (means >= means.max(0) - _EQUAL_DICE).argmax(0)
-    return replace(rule, minimum_mm3=(_MINIMUM_MM3[best[0]], _MINIMUM_MM3[best[1]], _MINIMUM_MM3[best[2]]))
 
 
 def score(source: str, case: str, prediction: Labels, truth: Labels, voxel_mm3: float) -> CaseScore:

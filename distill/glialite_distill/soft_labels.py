@@ -22,10 +22,13 @@ from glialite_runtime.files import sha256_bytes, write_bytes, write_json
 from glialite_runtime.sequences import REGIONS
 
 from glialite_distill.device import pick_device
-from glialite_distill.ensemble import Member, Window, average_probabilities, find_members, load_teacher
+from glialite_distill.ensemble import blend, teachers_of
+from glialite_distill.member_weights import equal_weights
+from glialite_distill.members import Member, find_members, sources_of
 from glialite_distill.prepare import Progress, without_progress
 from glialite_distill.recipes import RECIPES
 from glialite_distill.runs import trained_folds, training_record
+from glialite_distill.windows import Window
 from glialite_distill.workspace import Workspace
 
 __all__ = ["MAX_ERROR", "SoftLabelPlan", "SoftLabelStore", "make_soft_labels", "plan_soft_labels"]
@@ -275,12 +278,12 @@ def make_soft_labels(
             raise OutputError(f"{folder} needs about {plan.disk_bytes:,} bytes, {free:,} are free; make room")
     used = pick_device(device)
     window = Window(workspace.patch_size, plan.step, plan.tta)
-    loaded: tuple[tuple[Member, ...], list[Any]] = ((), [])
+    loaded: tuple[Member, ...] = ()
     for case in progress(sorted(waiting, key=lambda c: plan.teachers[c][0].fold), label="soft labels"):
         those = plan.teachers[case]
-        if loaded[0] != those:
-            loaded = (those, [load_teacher(workspace, m.recipe, m.fold, used) for m in those])
-        probabilities = average_probabilities(loaded[1], workspace.load(case)[0], window, used)
+        if loaded != those:
+            teachers, loaded = teachers_of(workspace, those, equal_weights(sources_of(those)), used), those
+        probabilities = blend(teachers(), workspace.load(case)[0], window, used).probabilities
         write_bytes(_file(folder, case), _packed(probabilities))
     return SoftLabelStore.open(workspace)
 

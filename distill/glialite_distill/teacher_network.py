@@ -24,6 +24,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
 from glialite_distill import nnunet
+from glialite_distill.input_options import CLIPPED_NORMALIZATION
 from glialite_distill.trainers import register_trainers
 
 __all__ = ["RegionNetwork", "Teacher", "finished_folds", "load_teacher"]
@@ -92,7 +93,9 @@ class Teacher:
         return z, y, x
 
 
-def load_teacher(folder: Path, fold: int, spacing_mm: tuple[float, float, float], device: torch.device) -> Teacher:
+def load_teacher(
+    folder: Path, fold: int, spacing_mm: tuple[float, float, float], device: torch.device, *, clip: bool = False
+) -> Teacher:
     """Return a finished teacher.
 
     nnU-Net's checkpoints are pickles, which can run code when they are read: take them only from people you trust.
@@ -107,6 +110,8 @@ def load_teacher(folder: Path, fold: int, spacing_mm: tuple[float, float, float]
         Voxel size (z, y, x) of the cases that it is to run on.
     device : torch.device
         Where it is to run.
+    clip : bool
+        Whether the cases are clipped to percentiles.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def load_teacher(folder: Path, fold: int, spacing_mm: tuple[float, float, float]
             predictor.initialize_from_trained_model_folder(str(folder), (fold,), _CHECKPOINT)
     except _UNLOADABLE as error:
         raise ConfigError(f"nnU-Net cannot load fold {fold} of {folder}: {error}") from error
-    problems = _foreign(predictor, spacing_mm)
+    problems = _foreign(predictor, spacing_mm, CLIPPED_NORMALIZATION if clip else "ZScoreNormalization")
     channels, unknown = _channels(predictor.dataset_json["channel_names"])
     problems += unknown
     groups, unknown = _groups(predictor.label_manager, predictor.dataset_json["labels"])
@@ -138,7 +143,7 @@ def load_teacher(folder: Path, fold: int, spacing_mm: tuple[float, float, float]
     return Teacher(wrapped.to(device).eval(), patch)
 
 
-def _foreign(predictor: Any, spacing_mm: tuple[float, float, float]) -> list[str]:
+def _foreign(predictor: Any, spacing_mm: tuple[float, float, float], normalization: str) -> list[str]:
     """Return what of the plan our preprocessing does not do."""
     plan = predictor.configuration_manager
     axes = len(plan.patch_size)
@@ -148,8 +153,8 @@ def _foreign(predictor: Any, spacing_mm: tuple[float, float, float]) -> list[str
         problems.append(f"it turns its axes ({predictor.plans_manager.transpose_forward}); train it with them in order")
     if any(abs(have / want - 1) > 0.01 for have, want in zip(plan.spacing[-axes:], wanted, strict=True)):
         problems.append(f"it works at {list(plan.spacing)} mm, the workspace at {list(spacing_mm)} mm (z, y, x)")
-    if set(plan.normalization_schemes) != {"ZScoreNormalization"} or not all(plan.use_mask_for_norm):
-        problems.append("it does not z-score every sequence over the brain mask (ZScoreNormalization, its mask used)")
+    if set(plan.normalization_schemes) != {normalization} or not all(plan.use_mask_for_norm):
+        problems.append(f"it does not z-score every sequence over the brain mask ({normalization}, its mask used)")
     if set(predictor.allowed_mirroring_axes or ()) != set(range(axes)):
         problems.append("it was not trained with mirroring along all its axes")
     return problems

@@ -20,7 +20,8 @@ from glialite_runtime.metrics import dice_per_region
 
 from glialite_distill.augment import augment
 from glialite_distill.averaging import refresh_batch_norm, update_average
-from glialite_distill.evaluate import fit_minimum_sizes, network_logits
+from glialite_distill.decision import fit_minimum_sizes
+from glialite_distill.evaluate import network_logits
 from glialite_distill.history import HistoryRow, write_curve, write_history
 from glialite_distill.losses import DistillationLoss
 from glialite_distill.patches import Batch, CachedCase, PatchSampler, SoftLabels, TrainingData, cache_case

@@ -15,6 +15,7 @@ from glialite_runtime.errors import ConfigError, InputError
 from glialite_runtime.sequences import SEQUENCES
 
 from glialite_distill.cohort import Split
+from glialite_distill.input_options import InputOptions
 from glialite_distill.recipes import TrainingPlan, find_plan
 
 __all__ = [
@@ -98,6 +99,8 @@ class Workspace:
         Case -> patient.
     sites : mapping of str to (str or None)
         Case -> cohort code.
+    inputs : InputOptions
+        How the prepared images differ from nnU-Net's own.
     """
 
     root: Path
@@ -108,6 +111,7 @@ class Workspace:
     splits: tuple[Split, ...]
     patients: Mapping[str, str]
     sites: Mapping[str, str | None]
+    inputs: InputOptions
 
     @classmethod
     def open(cls, root: Path) -> Workspace:
@@ -137,7 +141,17 @@ class Workspace:
             splits=tuple(Split(tuple(f["train"]), tuple(f["val"])) for f in folds),
             patients=MappingProxyType({name: case["patient"] for name, case in cohort["cases"].items()}),
             sites=MappingProxyType({name: case["site"] for name, case in cohort["cases"].items()}),
+            inputs=InputOptions.of(cohort["options"]),
         )
+
+    def for_students(self) -> Workspace:
+        """Return the workspace itself; a `ConfigError` where its images are not what the clinic will show a student."""
+        if self.inputs.clip:
+            raise ConfigError(
+                f"{self.root} was prepared with --clip, which the clinic's preprocessing does not do; "
+                "prepare another --workspace without it for soft labels, students and bundles"
+            )
+        return self
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -94,7 +94,7 @@ def plan_build(request: Request) -> Plan:
     CalibrationError
         A case is held out, or none is left.
     """
-    file, workspace = load_student(request.student), Workspace.open(request.workspace)
+    file, workspace = load_student(request.student), Workspace.open(request.workspace).for_students()
     problems = []
     if request.method not in (AUTO, *METHODS):
         problems.append(f"method {request.method!r} is unknown; known: {AUTO}, {', '.join(METHODS)}")

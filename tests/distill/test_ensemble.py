@@ -13,9 +13,7 @@ from glialite_distill import ensemble, nnunet
 from glialite_distill.ensemble import (
     BYTES_PER_VOXEL,
     BYTES_PER_VOXEL_UNCERTAINTY,
-    average_probabilities,
     blend,
-    load_teacher,
     teachers_of,
     to_logits,
 )
@@ -31,7 +29,7 @@ from glialite_runtime.volume import load_volume
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
-from tests.distill.small_networks import CPU, WINDOW, Constant, Ramp, image_of
+from tests.distill.small_networks import CPU, WINDOW, Constant, Pointwise, Ramp, image_of
 
 SIZE = (16, 16, 16)
 TTA = Window(SIZE, tta=True)
@@ -39,8 +37,8 @@ TTA = Window(SIZE, tta=True)
 
 def test_probabilities_are_averaged_not_logits() -> None:
     """0.1 and 0.9 and 0.8 make 0.6; their mean logit would make 0.61."""
-    networks = [Constant(p) for p in (0.1, 0.9, 0.8)]
-    found = average_probabilities(networks, image_of((16, 20, 16)), WINDOW, CPU)
+    teachers = [(Teacher(Constant(p), SIZE), (1 / 3,) * 3) for p in (0.1, 0.9, 0.8)]
+    found = blend(teachers, image_of((16, 20, 16)), WINDOW, CPU).probabilities
     np.testing.assert_allclose(found, 0.6, atol=1e-6)
 
 
@@ -63,8 +61,8 @@ def test_the_window_agrees_with_nnunets_predictor(trained: Workspace, cohort: Pa
         volume = load_volume(find_case(cohort / case))
         raw = np.stack(volume.channels).astype(np.float32)
         _, theirs = predictor.predict_single_npy_array(raw, {"spacing": volume.spacing_mm}, None, None, True)
-    network = load_teacher(trained, "baseline", 0, CPU)
-    mine = average_probabilities([network], trained.load(case)[0], Window(trained.patch_size, tta=True), CPU)
+    teachers = teachers_of(trained, find_members(trained, ("baseline",), (0,)), equal_weights(("baseline",)), CPU)
+    mine = blend(teachers(), trained.load(case)[0], Window(trained.patch_size, tta=True), CPU).probabilities
     brain = np.zeros(raw.shape[1:], bool)
     brain[raw.any(axis=0)] = True
     box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(brain))
@@ -134,7 +132,6 @@ def test_memory_is_what_the_docstring_says(members: int, uncertainty: bool) -> N
     tracemalloc.start()
     try:
         blend(teachers, image, Window(patch, 1.0, tta=True), CPU, uncertainty=uncertainty)
-        numpy_peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert network.calls == network.at
@@ -142,7 +139,21 @@ def test_memory_is_what_the_docstring_says(members: int, uncertainty: bool) -> N
     a_voxel = (network.found - before - two_windows + image.nbytes) / voxels
     bound = BYTES_PER_VOXEL + (BYTES_PER_VOXEL_UNCERTAINTY if uncertainty else 0)
     assert bound - 12 < a_voxel <= bound
-    assert numpy_peak / voxels <= bound - 16 - 12  # at any time: less the image and the logits of a pass, torch's
+
+
+def test_memory_never_rises_between_members() -> None:
+    """The highest of what numpy holds at any time: one case's arrays, however many members."""
+    image = image_of((64, 48, 48))
+    teachers = [(Teacher(Pointwise(), SIZE), (0.25,) * 3)] * 4
+    blend(teachers[:1], image, TTA, CPU)  # so that the Gaussian is there
+    tracemalloc.start()
+    try:
+        blend(teachers, image, Window(SIZE, 1.0, tta=True), CPU, uncertainty=True)
+        peak = tracemalloc.get_traced_memory()[1] / image[0].size
+    finally:
+        tracemalloc.stop()
+    of_torch = 16 + 16  # the image is the caller's; the logits of a pass and their weights are torch's
+    assert peak <= BYTES_PER_VOXEL + BYTES_PER_VOXEL_UNCERTAINTY - of_torch
 
 
 def test_large_ensembles_hold_one_network_at_a_time(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

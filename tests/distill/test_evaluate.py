@@ -18,7 +18,6 @@ from glialite_distill.evaluate import (
     CaseScore,
     csv_text,
     evaluate,
-    fit_minimum_sizes,
     folder_source,
     load_labels,
     network_logits,
@@ -248,47 +247,6 @@ def test_the_flair_rule_needs_flair(case_folder: Path) -> None:
     (case_folder / f"{case_folder.name}-t2f.nii.gz").unlink()
     with pytest.raises(InputError, match="no t2f"):
         evaluate([find_case(case_folder)], {"rule": flair_source(2.0)})
-
-
-def test_minimum_sizes_remove_false_components() -> None:
-    """A false spot of 40 mm³ in each region goes, the true component of 320 mm³ stays; equal sizes: the smallest."""
-    labels = np.zeros((6, 6, 20), np.uint8)
-    labels[1:3, 1:3, 1:11] = 3
-    logits = np.where(labels > 0, 5, -5).astype(np.float32)[None].repeat(3, 0)
-    logits[:, 4, 4, 14:19] = 5
-    rule = fit_minimum_sizes([(logits, labels)], DecisionRule(thresholds=(0.4, 0.5, 0.6)), 8.0)
-    assert rule == DecisionRule((0.4, 0.5, 0.6), (50.0, 50.0, 50.0))
-
-
-def test_minimum_sizes_keep_small_true_components() -> None:
-    """A true component of 80 mm³ is not removed for being small."""
-    labels = np.zeros((4, 4, 12), np.uint8)
-    labels[1, 1, 1:11] = 3
-    logits = np.where(labels > 0, 5, -5).astype(np.float32)[None].repeat(3, 0)
-    assert fit_minimum_sizes([(logits, labels)], DecisionRule(), 8.0).minimum_mm3 == (0.0, 0.0, 0.0)
-
-
-def test_minimum_sizes_are_not_raised_for_next_to_nothing() -> None:
-    """A false voxel beside a tumour of 400 costs 0.001 of Dice: no size is worth that."""
-    labels = np.zeros((10, 10, 10), np.uint8)
-    labels[:4] = 3
-    logits = np.where(labels > 0, 5, -5).astype(np.float32)[None].repeat(3, 0)
-    logits[:, 8, 8, 8] = 5
-    assert fit_minimum_sizes([(logits, labels)], DecisionRule(), 8.0).minimum_mm3 == (0.0, 0.0, 0.0)
-
-
-def test_minimum_sizes_keep_a_healthy_brain_healthy() -> None:
-    """Where there is no tumour, a minimum size that leaves nothing counts as right: 40 mm³ go."""
-    logits = np.full((3, 4, 4, 12), -5, np.float32)
-    logits[:, 1, 1, 1:6] = 5
-    rule = fit_minimum_sizes([(logits, np.zeros((4, 4, 12), np.uint8))], DecisionRule(), 8.0)
-    assert rule.minimum_mm3 == (50.0, 50.0, 50.0)
-
-
-def test_minimum_sizes_without_cases_stay() -> None:
-    """No validation case: the rule comes back."""
-    rule = DecisionRule(minimum_mm3=(7.0, 8.0, 9.0))
-    assert fit_minimum_sizes([], rule, 1.0) == rule
 
 
 @dataclass(frozen=True)

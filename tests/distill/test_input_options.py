@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from glialite_distill.input_options import InputOptions, clip_limits, clip_volume
+from glialite_distill.recipes import find_plan
+from glialite_distill.workspace import Workspace
 from glialite_runtime.cases import find_case
+from glialite_runtime.errors import ConfigError
 from glialite_runtime.volume import Volume, load_volume
 
 PLANS = {
@@ -63,3 +66,11 @@ def test_plans_state_the_options_in_every_configuration() -> None:
     assert options.in_plans(stated) == stated
     assert InputOptions().in_plans(PLANS) == PLANS
     assert PLANS["configurations"]["2d"]["normalization_schemes"] == ["ZScoreNormalization"] * 4  # type: ignore[index]
+
+
+def test_students_refuse_a_clipped_workspace(tmp_path: Path) -> None:
+    """The clinic cannot clip, so a student must not learn from what it will never see."""
+    plain = Workspace(tmp_path, (), (), "c0ffee", find_plan("small"), (), {}, {}, InputOptions())
+    assert plain.for_students() is plain
+    with pytest.raises(ConfigError, match="another --workspace"):
+        replace(plain, inputs=InputOptions(clip=True)).for_students()

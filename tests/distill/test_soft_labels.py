@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from glialite_distill import soft_labels
-from glialite_distill.ensemble import Window, average_probabilities, load_teacher
+from glialite_distill.ensemble import blend, teachers_of
+from glialite_distill.member_weights import equal_weights
+from glialite_distill.members import find_members
 from glialite_distill.runs import final_checkpoint, record_file
 from glialite_distill.soft_labels import MAX_ERROR, SoftLabelStore, make_soft_labels, plan_soft_labels
+from glialite_distill.windows import Window
 from glialite_distill.workspace import Workspace, splits_file
 from glialite_runtime.errors import ConfigError, InputError, OutputError
 
@@ -71,8 +74,8 @@ def test_stored_probabilities_are_the_members_mean(workspace: Workspace) -> None
     store = make_soft_labels(workspace, ("baseline", "mednext-b"), device="cpu")
     assert (store.members, store.cases) == (("baseline", "mednext-b"), workspace.cases)
     case, cpu = workspace.splits[1].validation[0], torch.device("cpu")
-    networks = [load_teacher(workspace, m, 1, cpu) for m in store.members]
-    expected = average_probabilities(networks, workspace.load(case)[0], Window(workspace.patch_size), cpu)
+    teachers = teachers_of(workspace, find_members(workspace, store.members, (1,)), equal_weights(store.members), cpu)
+    expected = blend(teachers(), workspace.load(case)[0], Window(workspace.patch_size), cpu).probabilities
     found = SoftLabelStore.open(workspace).load(case)
     assert (found.shape, found.dtype) == ((3, *workspace.shape_of(case)), np.float32)
     assert np.abs(found - expected).max() <= MAX_ERROR + 1e-6
