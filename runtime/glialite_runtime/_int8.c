@@ -41,6 +41,7 @@ typedef struct {
     int64_t source_step[3], target_step[3]; /* bytes from one to the next: z, y, x; the target's of one output */
     int64_t shape[3];                       /* outputs z, y, x */
     int64_t channels, outputs, kernel, stride;
+    int64_t run, runs; /* bytes of a row of the kernel that lie together, and how many such pieces it has */
     int32_t zero_point;
 } Convolution;
 
@@ -262,24 +263,80 @@ static void quantise(const Quantisation *q, int vectors, int64_t first, int64_t 
         }
 }
 
-/* Blocks of 2 × 2 × 2 voxels and three regions, as three volumes; with `first`, whether a level is at least that. */
-static void unpack(const uint8_t *source, const int64_t *blocks, uint8_t *target, const int64_t *shape,
-                   const int32_t *first, int64_t from, int64_t to)
+/* Blocks of 2 × 2 × 2 voxels of three regions, (z, y, x, region, 8), as volumes (region, z, y, x); with `first`, whether
+ * a level is at least that of its region. */
+typedef struct {
+    const uint8_t *source;
+    uint8_t *target;
+    const int32_t *first;
+    int64_t blocks[3], shape[3];
+} Unpacking;
+
+enum { BLOCK_STEP = 24 };
+
+#ifdef X86
+static __m128i two_blocks(const uint8_t *p)
 {
+    return _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)p), _mm_loadl_epi64((const __m128i *)(p + BLOCK_STEP)));
+}
+
+/* Eight blocks to 16 voxels of each of the four rows (z, y) that they cover; returns how many blocks are done. */
+static int64_t unpack_rows(const uint8_t *blocks, uint8_t *const rows[4], int64_t columns)
+{
+    int64_t x = 0;
+    for (; 2 * x + 16 <= columns; x += 8) {
+        const uint8_t *in = blocks + x * BLOCK_STEP;
+        const __m128i a = two_blocks(in), b = two_blocks(in + 2 * BLOCK_STEP);
+        const __m128i c = two_blocks(in + 4 * BLOCK_STEP), d = two_blocks(in + 6 * BLOCK_STEP);
+        /* Pairs of voxels are 16-bit words; a holds the rows 0 1 2 3 of block 0, then those of block 1. */
+        const __m128i ab0 = _mm_unpacklo_epi16(a, b), ab1 = _mm_unpackhi_epi16(a, b);
+        const __m128i cd0 = _mm_unpacklo_epi16(c, d), cd1 = _mm_unpackhi_epi16(c, d);
+        const __m128i ab01 = _mm_unpacklo_epi16(ab0, ab1), ab23 = _mm_unpackhi_epi16(ab0, ab1);
+        const __m128i cd01 = _mm_unpacklo_epi16(cd0, cd1), cd23 = _mm_unpackhi_epi16(cd0, cd1);
+        _mm_storeu_si128((__m128i *)(rows[0] + 2 * x), _mm_unpacklo_epi64(ab01, cd01));
+        _mm_storeu_si128((__m128i *)(rows[1] + 2 * x), _mm_unpackhi_epi64(ab01, cd01));
+        _mm_storeu_si128((__m128i *)(rows[2] + 2 * x), _mm_unpacklo_epi64(ab23, cd23));
+        _mm_storeu_si128((__m128i *)(rows[3] + 2 * x), _mm_unpackhi_epi64(ab23, cd23));
+    }
+    return x;
+}
+#endif
+
+static void unpack(const Unpacking *u, int64_t from, int64_t to)
+{
+    const int64_t *shape = u->shape, columns = shape[2];
     for (int region = 0; region < 3; region++)
-        for (int64_t z = 2 * from; z < 2 * to && z < shape[0]; z++)
-            for (int64_t y = 0; y < shape[1]; y++) {
-                const uint8_t *row =
-                    source + ((z / 2 * blocks[1] + y / 2) * blocks[2]) * 24 + region * 8 + (z % 2 * 2 + y % 2) * 2;
-                uint8_t *out = target + ((region * shape[0] + z) * shape[1] + y) * shape[2];
-                const uint8_t least = first ? (uint8_t)(first[region] > 255 ? 255 : first[region]) : 0;
-                const uint8_t never = first && first[region] > 255;
-                for (int64_t x = 0; x < shape[2] - 1; x += 2)
-                    memcpy(out + x, row + x * 12, 2);
-                if (shape[2] % 2)
-                    out[shape[2] - 1] = row[(shape[2] - 1) * 12];
-                for (int64_t x = 0; first && x < shape[2]; x++)
-                    out[x] = (out[x] >= least) & !never;
+        for (int64_t z = from; z < to; z++)
+            for (int64_t y = 0; y < u->blocks[1]; y++) {
+                const uint8_t *blocks =
+                    u->source + ((z * u->blocks[1] + y) * u->blocks[2]) * BLOCK_STEP + region * 8;
+                uint8_t *rows[4];
+                int there = 0;
+                for (int row = 0; row < 4; row++) {
+                    const int64_t at_z = 2 * z + row / 2, at_y = 2 * y + row % 2;
+                    rows[row] = NULL;
+                    if (at_z < shape[0] && at_y < shape[1]) {
+                        rows[row] = u->target + ((region * shape[0] + at_z) * shape[1] + at_y) * columns;
+                        there++;
+                    }
+                }
+                int64_t done = 0;
+#ifdef X86
+                if (there == 4)
+                    done = unpack_rows(blocks, rows, columns);
+#endif
+                for (int row = 0; row < 4; row++) {
+                    if (!rows[row])
+                        continue;
+                    for (int64_t x = 2 * done; x < columns; x++)
+                        rows[row][x] = blocks[x / 2 * BLOCK_STEP + row * 2 + x % 2];
+                    if (!u->first)
+                        continue;
+                    const int32_t first = u->first[region];
+                    const uint8_t least = (uint8_t)(first > 255 ? 255 : first), possible = first <= 255;
+                    for (int64_t x = 0; x < columns; x++)
+                        rows[row][x] = (rows[row][x] >= least) & possible;
+                }
             }
 }
 
@@ -438,6 +495,8 @@ static PyObject *py_convolve(PyObject *self, PyObject *args)
         c.target_step[axis] = n[5 + axis];
         c.shape[axis] = n[8 + axis];
     }
+    c.runs = c.source_step[2] == c.channels ? 1 : c.kernel;
+    c.run = c.kernel * c.channels / c.runs;
     Py_BEGIN_ALLOW_THREADS
     kind.convolve(&c, n[16], n[17]);
     Py_END_ALLOW_THREADS
@@ -516,8 +575,10 @@ static PyObject *py_unpack(PyObject *self, PyObject *args)
         held = n[3 + axis] <= 2 * n[axis];
     if (!held || n[6] > n[7] || n[7] > n[0] || (b[3].len && b[3].len != 12))
         return finish(b, 4, 0);
+    const Unpacking u = {
+        b[0].buf, b[1].buf, b[3].len ? b[3].buf : NULL, {n[0], n[1], n[2]}, {n[3], n[4], n[5]}};
     Py_BEGIN_ALLOW_THREADS
-    unpack(b[0].buf, n, b[1].buf, n + 3, b[3].len ? b[3].buf : NULL, n[6], n[7]);
+    unpack(&u, n[6], n[7]);
     Py_END_ALLOW_THREADS
     return finish(b, 4, 1);
 }

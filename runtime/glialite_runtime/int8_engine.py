@@ -24,7 +24,7 @@ from glialite_runtime.sequences import REGIONS, SEQUENCES
 __all__ = ["Int8Engine", "kernel_kinds"]
 
 _BLOCK: Final = 8  # voxels of 2 × 2 × 2
-_PIECES: Final = 4  # pieces of work a thread, so that all end at about the same time
+_PIECES: Final = 3  # pieces of work a thread, so that all end at about the same time
 
 Levels = npt.NDArray[np.uint8]
 
@@ -130,9 +130,18 @@ class Int8Engine:
             def each(work: Callable[[int, int], None], planes: int) -> None:
                 pieces = min(planes, _PIECES * self._workers) if self._workers > 1 else 1
                 ends = [piece * planes // pieces for piece in range(pieces + 1)]
-                list(pool.map(work, ends[:-1], ends[1:]))
+                left = iter(list(itertools.pairwise(ends)))
 
-            volumes = {"image": self._room_for_blocks(edges)}
+                def share() -> None:
+                    for start, stop in left:
+                        work(start, stop)
+
+                others = [pool.submit(share) for _ in range(min(pieces, self._workers) - 1)]
+                share()
+                for other in others:
+                    other.result()
+
+            volumes = {"image": self._room_for_blocks(shape, edges)}
             each(self._quantisation(image, volumes["image"].array), int(edges[0]))
             for number, layer in enumerate(self._network.layers):
                 self._make_room(layer, volumes)
@@ -150,10 +159,12 @@ class Int8Engine:
             each(unpack, int(edges[0]))
         return out
 
-    def _room_for_blocks(self, edges: npt.NDArray[np.int64]) -> _Volume:
-        """Return blocks of an image of zeros."""
-        shape = (*edges, _BLOCK * len(SEQUENCES))
-        return _Volume(np.full(shape, self._network.image_zero_point, np.uint8), border=0)
+    def _room_for_blocks(self, shape: npt.NDArray[np.int64], edges: npt.NDArray[np.int64]) -> _Volume:
+        """Return room for the image's blocks, 0 wherever they reach beyond the image."""
+        blocks = np.empty((*edges, _BLOCK * len(SEQUENCES)), np.uint8)
+        if (shape != 2 * edges).any():
+            blocks.fill(self._network.image_zero_point)
+        return _Volume(blocks, border=0)
 
     def _quantisation(self, image: npt.NDArray[np.float32], blocks: Levels) -> Callable[[int, int], None]:
         """Return the function that turns some planes of the image into blocks."""
