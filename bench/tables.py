@@ -113,7 +113,7 @@ def draw(speed: dict[str, Any]) -> None:
     figure, both = pyplot.subplots(2, 1, figsize=(8, 5.6), layout="constrained", height_ratios=(4, 7))
     for axes, values, title in zip(both, (cases, networks), ("whole case", "network alone"), strict=True):
         ordered = dict(sorted(values.items(), key=lambda item: -item[1]))
-        colours = ["#1f6f8b" if "lialite" in name.lower() and "OpenVINO" not in name else "0.65" for name in ordered]
+        colours = ["#1f6f8b" if name.lower().startswith("glialite") else "0.65" for name in ordered]
         bars = axes.barh(list(ordered), list(ordered.values()), color=colours)
         axes.bar_label(bars, [f"{s:.2f} s" for s in ordered.values()], padding=3, fontsize=9)
         if max(values.values()) > 20 * min(values.values()):
@@ -131,7 +131,7 @@ def head(speed: dict[str, Any]) -> list[str]:
     return [
         "# Benchmarks",
         "Made by `make bench`: a student trained on phantoms, the same bundle for speed and for Dice, all in one run "
-        f"on {machine['cores']} cores of a {machine['processor']} ({', '.join(machine['instructions'])}), onnxruntime "
+        f"on {machine['cores']} cores, {machine['processor']} ({', '.join(machine['instructions'])}), onnxruntime "
         f"{machine['onnxruntime']}, torch {machine['torch']}. Read ratios rather than seconds. Cases are phantoms of "
         "240×240×155 voxels; every program had both cores.",
         "![Seconds by program](images/benchmarks.png)",
