@@ -1,8 +1,8 @@
 """Time one engine on one graph, in a process of its own: what `bench/speed.py` runs for every peer.
 
-    python bench/engine_seconds.py glialite|avx2|sse|onnxruntime|openvino|nncf BUNDLE|GRAPH native|lowered Z,Y,X IMAGE.npy
+    python bench/engine_seconds.py glialite|avx2|sse|onnxruntime|openvino|nncf BUNDLE|GRAPH LAYOUT Z,Y,X IMAGE.npy
 
-Prints the median of the runs after a warm-up, as JSON. Needs numpy and the engine alone.
+LAYOUT is native or lowered. Prints the median of the runs after a warm-up, as JSON. Needs numpy and the engine alone.
 """
 
 from __future__ import annotations
