@@ -60,7 +60,7 @@ def test_a_full_disk_stops_what_has_not_begun() -> None:
     [
         (10, 4, math.inf, False, 4),
         (3, 4, math.inf, False, 3),
-        (10, 4, 1e9, False, 2),
+        (10, 4, 6e8, False, 2),
         (10, 4, 1e6, False, 1),
         (10, 4, math.inf, True, 1),
     ],
