@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from glialite_distill.augment import Augmentation
 from glialite_distill.device import pick_device
-from glialite_distill.evaluate import Source, evaluate, folder_source, student_source
+from glialite_distill.evaluate import NetworkSource, bundle_source, evaluate, student_source
 from glialite_distill.guidance import Guidance
+from glialite_distill.modality_dropout import SUBSETS
 from glialite_distill.soft_label_store import SoftLabelStore
 from glialite_distill.student_file import StudentFile, load_student
 from glialite_distill.train import RunSettings, train
@@ -33,7 +34,7 @@ from glialite_distill.workspace import Workspace
 from glialite_runtime.cases import find_cases
 from glialite_runtime.command import bar, log_to_stderr
 from glialite_runtime.files import write_bytes, write_json
-from glialite_runtime.sequences import REGIONS
+from glialite_runtime.sequences import REGIONS, SEQUENCES
 
 RESULT, PAGE_FILE = Path("bench/results/ablation.json"), Path("docs/distillation.md")
 REFERENCE = "truth and soft labels"
@@ -43,7 +44,8 @@ REFERENCE = "truth and soft labels"
 class Arm:
     """One way to train: options that differ, whose soft labels, and what helps.
 
-    `threshold` is the confidence from which a scan without labels counts as labelled, where such scans are used.
+    `threshold` is the confidence from which a scan without labels counts as labelled, where such scans are used;
+    with `int8` and `subsets` the INT8 bundle, and the student with each smaller set of sequences, are judged as well.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
@@ -52,18 +54,20 @@ class Arm:
     threshold: float | None = None
     continues: bool = False
     int8: bool = False
+    subsets: bool = False
 
 
 ARMS = {
     "truth alone": Arm({"soft_weight": 0.0}),
     "soft labels alone": Arm({"hard_weight": 0.0}),
-    REFERENCE: Arm(int8=True),
+    REFERENCE: Arm(int8=True, subsets=True),
     "… soft labels in-fold": Arm(in_fold=True),
     "… disputed voxels count less": Arm({"doubt": 1.0}),
-    "… no sequences dropped": Arm({"augmentation": Augmentation(dropout=0.0)}),
+    "… with sequences dropped": Arm({"augmentation": Augmentation(dropout=0.25)}, subsets=True),
     "… with assistant M": Arm(assistant=True),
     "… with assistant M and its features": Arm({"feature_weight": 0.5}, assistant=True),
-    "… then quantisation-aware": Arm(continues=True, int8=True),
+    "… then 200 iterations more": Arm({"quantisation_aware": False}, continues=True, int8=True),
+    "… then 200 quantisation-aware": Arm(continues=True, int8=True),
 }
 UNLABELLED = {
     "… with pseudo-labels": Arm({"consistency": 0.0}, threshold=0.8),
@@ -78,14 +82,14 @@ python bench/ablation.py --workspace W --cases UNSEEN
 ```
 
 **Synthetic patients, minutes of training: this shows what helps here, not what helps on real scans.** Student
-{student}, {iterations} iterations of {batch} patches of {patch} voxels, {seeds} seeds an arm; within a seed all arms
-share initial weights and batches. Judged on {cases} cases that nobody trained on ([phantoms](phantoms.md)). Mean Dice
-over cases; "against" is the difference to "{reference}" of the same seed: mean, lowest and highest.
+{student}, {iterations} iterations of {batch} patches of {patch} voxels, seeds: {seeds}. Within a seed all arms share
+initial weights and batches; arms with an ellipsis are "{reference}" with one change. Judged on {cases} cases that
+nobody trained on ([phantoms](phantoms.md)). Mean Dice over cases; "against" is the difference to "{reference}" of the
+same seed: mean, lowest and highest. The last column is the mean Dice of WT over the 14 smaller sets of sequences.
 
 {table}
 
-**Not shown to help**: {useless}. That is every arm whose difference is not above 0 in all seeds. Differences below
-the spread between seeds are chance.
+**Not shown to help** (the difference is not above 0 in every seed): {useless}.
 """
 
 
@@ -134,7 +138,7 @@ def runs_of(bench: Bench, arms: dict[str, Arm], seed: int) -> Iterator[tuple[Run
     for name, arm in arms.items():
         options, initial, guidance = replace(base, **arm.changes), None, Guidance()
         if arm.continues:
-            options = replace(FINE_TUNING, patch=base.patch, batch_size=base.batch_size, seed=seed)
+            options = replace(FINE_TUNING, patch=base.patch, batch_size=base.batch_size, seed=seed, **arm.changes)
             initial = _finished(bench.settings(REFERENCE, seed))
         if arm.assistant:
             guidance = Guidance(_finished(helper.settings))
@@ -165,32 +169,30 @@ def estimate(bench: Bench, arms: dict[str, Arm], seeds: int) -> float:
     return total
 
 
-def dice_of(bench: Bench, source: Source) -> list[list[float | None]]:
-    """Return the Dice of every case, a row a case, None where a region is in neither truth nor prediction."""
-    scores = evaluate(find_cases(bench.cases), {"it": source})
-    return [[None if math.isnan(d) else d for d in score.dice] for score in scores]
+def dice_of(bench: Bench, source: NetworkSource, subsets: bool = False) -> dict[str, list[list[float | None]]]:
+    """Return the Dice of every case by what it was segmented with: a row a case, None where nothing has the region."""
+    found: dict[str, list[list[float | None]]] = {}
+    for score in evaluate(find_cases(bench.cases), {"it": source}, subsets=SUBSETS[1:] if subsets else ()).scores:
+        row = [None if math.isnan(d) else d for d in score.dice]
+        found.setdefault("+".join(score.sequences), []).append(row)
+    return found
 
 
-def result_of(bench: Bench, run: Run, int8: bool) -> dict[str, Any]:
+def result_of(bench: Bench, run: Run, arm: Arm) -> dict[str, Any]:
     """Train what is not trained, judge what is not judged."""
     kept = run.settings.folder / "dice.json"
     file = train(bench.workspace, run.soft, run.options, run.settings, run.initial, run.guidance)
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
-    found: dict[str, Any] = {"fp32": dice_of(bench, student_source(file, run.settings.device))}
-    if int8:
-        bundle, out = (run.settings.folder / name for name in ("bundle", "int8"))
-        command("edge-export", "build", "--student", run.settings.folder / "student.pt", "--workspace",
-                bench.workspace.root, "--out", bundle)  # fmt: skip
-        command("glialite", "batch", bench.cases, "--out", out, "--bundle", bundle)
-        found["int8"] = dice_of(bench, folder_source(out))
+    judged = dice_of(bench, student_source(file, run.settings.device), arm.subsets)
+    found: dict[str, Any] = {"fp32": judged.pop("+".join(SEQUENCES)), "subsets": judged}
+    if arm.int8:
+        bundle, export = run.settings.folder / "bundle", Path(sys.executable).parent / "edge-export"
+        given = ("--student", run.settings.folder / "student.pt", "--workspace", bench.workspace.root)
+        subprocess.run([str(part) for part in (export, "build", *given, "--out", bundle)], check=True)
+        found["int8"] = dice_of(bench, bundle_source(bundle))["+".join(SEQUENCES)]
     write_json(kept, found)
     return found
-
-
-def command(name: str, *arguments: object) -> None:
-    """Run one of our commands; it continues what it had begun."""
-    subprocess.run([str(Path(sys.executable).parent / name), *map(str, arguments)], check=True)
 
 
 def soft_labels(workspace: Workspace, unlabelled: Path | None, device: str) -> None:
@@ -210,13 +212,21 @@ def soft_labels(workspace: Workspace, unlabelled: Path | None, device: str) -> N
 
 def means(rows: list[list[float | None]]) -> np.ndarray:
     """Return the mean Dice of WT, TC, ET and of the three."""
-    by_region = np.nanmean(np.array(rows, float), axis=0)
-    return np.append(by_region, by_region.mean())
+    table = np.array(rows, float)
+    by_region = np.array([np.nanmean(column) if np.isfinite(column).any() else np.nan for column in table.T])
+    return np.append(by_region, np.nanmean(by_region))
+
+
+def fewer_sequences(seeds: dict[str, Any]) -> str:
+    """Return the mean Dice of WT over the smaller sets of sequences and the seeds, where they were judged."""
+    values = [means(rows)[0] for found in seeds.values() for rows in found["subsets"].values()]
+    return f"{np.mean(values):.3f}" if values else ""
 
 
 def table_of(results: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
     """Return the results as Markdown, and the arms that are not shown to help."""
-    lines = [f"| arm | {' | '.join(REGIONS)} | mean | lowest to highest | against |", "| --- |" + " --- |" * 6]
+    head = f"| arm | {' | '.join(REGIONS)} | mean | lowest to highest | against | WT, 14 smaller sets |"
+    lines = [head, "| --- |" + " --- |" * 7]
     useless = []
     reference = {seed: means(found["fp32"])[-1] for seed, found in results[REFERENCE].items()}
     for name, seeds in results.items():
@@ -229,6 +239,7 @@ def table_of(results: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
             cells = [f"{value:.3f}" for value in table.mean(axis=0)]
             cells += [f"{table[:, -1].min():.3f} to {table[:, -1].max():.3f}"]
             cells += [f"{np.mean(against):+.3f} ({min(against):+.3f} to {max(against):+.3f})"]
+            cells += [fewer_sequences(seeds) if kind == "fp32" else ""]
             lines.append(f"| {name}{' (INT8)' if kind == 'int8' else ''} | {' | '.join(cells)} |")
             if name != REFERENCE and kind == "fp32" and min(against) <= 0:
                 useless.append(name.removeprefix("… "))
@@ -264,7 +275,7 @@ def main() -> None:
             if arm is None:
                 train(workspace, run.soft, run.options, run.settings)
             else:
-                results[run.name][str(seed)] = result_of(bench, run, arm.int8)
+                results[run.name][str(seed)] = result_of(bench, run, arm)
     write_json(RESULT, {"seeds": given.seeds, "iterations": given.iterations, "regions": REGIONS, "dice": results})
     table, useless = table_of(results)
     page = PAGE.format(

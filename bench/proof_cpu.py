@@ -213,6 +213,7 @@ def random_bundle(out: Path, *, levels: int) -> Path:
         opset=OPSET,
         spacing_mm=(2.0, 2.0, 2.0),
         decision=DecisionRule(),
+        accepted_sequences=(SEQUENCES,),
         sites=("PHA",),
         training_cases=0,
         provenance={},

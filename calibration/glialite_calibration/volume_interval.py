@@ -4,50 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from glialite_runtime.errors import CalibrationError, ConfigError
+from glialite_runtime.measure import OFFSET_ML, VolumeInterval
 
-__all__ = ["OFFSET_ML", "VolumeInterval", "cases_needed", "fit_volume_interval", "independent_cases"]
-
-OFFSET_ML: Final = 1.0
-"""Added to both volumes before their ratio is taken: below it errors are millilitres, above it shares of the volume."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeInterval:
-    """How far the true volume of a region lies from the predicted one.
-
-    Attributes
-    ----------
-    rate : float
-        Share of new cases whose true volume the interval holds, at least, when they are like those it was learnt on.
-    cases : int
-        Cases that it was learnt on.
-    low, high : float
-        Limits of ln((true + 1 mL) / (predicted + 1 mL)).
-    """
-
-    rate: float
-    cases: int
-    low: float
-    high: float
-
-    def around(self, predicted_ml: float) -> tuple[float, float]:
-        """Return the limits in mL around a predicted volume; never below 0."""
-        low, high = ((predicted_ml + OFFSET_ML) * math.exp(limit) - OFFSET_ML for limit in (self.low, self.high))
-        return max(low, 0.0), max(high, 0.0)
-
-    def holds(self, predicted_ml: float, true_ml: float) -> bool:
-        """Return whether the true volume lies in the interval around the predicted one, limits included."""
-        return self.low <= _log_ratio(true_ml, predicted_ml) <= self.high
-
-
-def _log_ratio(true_ml: float, predicted_ml: float) -> float:
-    return math.log((true_ml + OFFSET_ML) / (predicted_ml + OFFSET_ML))
+__all__ = ["cases_needed", "fit_volume_interval", "independent_cases"]
 
 
 def cases_needed(rate: float) -> int:

@@ -1,69 +1,135 @@
-"""How well a student does: Dice by region against the truth, beside other predictions."""
+"""How well a model does, case by case: label maps and probabilities against the truth."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from glialite_calibration.logit_counts import LogitCounts, count_logits, total
 from glialite_runtime import nifti
+from glialite_runtime.bundle import read_bundle
 from glialite_runtime.cases import Case
-from glialite_runtime.decode import decode
+from glialite_runtime.decode import DecisionRule, decode
+from glialite_runtime.engine import open_engine
 from glialite_runtime.errors import GeometryError, InputError
-from glialite_runtime.metrics import dice_per_region, region_masks
+from glialite_runtime.measure import volumes_ml
+from glialite_runtime.metrics import dice_per_region
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
-from glialite_runtime.sequences import REGIONS, to_brats2023
+from glialite_runtime.sequences import REGIONS, SEQUENCES, to_brats2023
 from glialite_runtime.volume import Orientation, Volume, load_volume
 
 from glialite_distill.student import Student
 from glialite_distill.student_file import StudentFile, build_student
 
 __all__ = [
+    "NEAR_MM",
+    "SCOPES",
     "CaseScore",
+    "Evaluation",
+    "Labels",
+    "NetworkSource",
     "Source",
-    "csv_text",
+    "bundle_source",
     "evaluate",
     "folder_source",
     "load_labels",
     "network_logits",
     "on_device",
     "score",
-    "scores_json",
     "student_source",
-    "summarise",
-    "table",
 ]
 
 Labels = npt.NDArray[np.uint8]
 Source = Callable[[Case, Volume], Labels]
 """Something that segments: takes a case and its images, gives labels (z, y, x) in LPS of the whole image."""
 
+NEAR_MM: Final = 10.0
+SCOPES: Final = ("brain", "near the tumour")
+"""Where probabilities are judged: in every voxel of the brain, and in those of them in the true whole tumour or at most
+`NEAR_MM` from it along each axis (in a brain without a tumour, none)."""
+
+Triple = tuple[float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class CaseScore:
-    """One prediction of one case against the truth.
+    """One prediction of one case against the truth; tuples in the order of `REGIONS`.
 
     Attributes
     ----------
     source, case : str
         Whose prediction of what.
     dice : tuple of float
-        In the order of `REGIONS`; NaN where neither truth nor prediction has the region.
-    false_positive_ml : float
-        Predicted WT in mL where the truth has no tumour at all; NaN where it has one.
+        NaN where neither truth nor prediction has the region, and for TC and ET without t1c.
+    true_ml, predicted_ml : tuple of float
+        Volumes; `predicted_ml` is NaN for TC and ET without t1c.
+    sequences : tuple of str
+        What the source was shown.
+    withheld : bool
+        Whether the case has more sequences than that.
     """
 
     source: str
     case: str
-    dice: tuple[float, float, float]
-    false_positive_ml: float
+    dice: Triple
+    true_ml: Triple
+    predicted_ml: Triple
+    sequences: tuple[str, ...] = SEQUENCES
+    withheld: bool = False
+
+    @property
+    def false_positive_ml(self) -> float:
+        """Predicted WT in mL where the truth has no tumour at all; NaN where it has one."""
+        return math.nan if self.true_ml[0] else self.predicted_ml[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes
+    ----------
+    scores : tuple of CaseScore
+        A case after the other, every source on each.
+    counts : mapping of str to (mapping of str to LogitCounts)
+        Source -> scope -> its logits against the truth, all cases together; networks only, and only cases that have
+        t1c, with all the sequences that the case has.
+    """
+
+    scores: tuple[CaseScore, ...]
+    counts: Mapping[str, Mapping[str, LogitCounts]]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSource:
+    """A network that is asked for logits, with the runtime's own preprocessing and decoding around it.
+
+    Attributes
+    ----------
+    logits : function
+        Normalised image (4, z, y, x) -> logits (3, z, y, x), float32.
+    spacing_mm : tuple of float
+        Voxel size (z, y, x) that the network works at.
+    decision : DecisionRule
+        How its logits become labels.
+    """
+
+    logits: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    spacing_mm: Triple
+    decision: DecisionRule
+
+    def predict(self, volume: Volume) -> tuple[Labels, npt.NDArray[np.float32], tuple[slice, slice, slice]]:
+        """Return labels (z, y, x) of the whole image, logits (3, z, y, x) of the brain's box, and where that box is."""
+        image, geometry = preprocess(volume, self.spacing_mm)
+        logits = restore_logits(self.logits(image), geometry)
+        labels = decode(logits, self.decision, volume.voxel_mm3, has_t1c="t1c" in volume.sequences)
+        return uncrop(labels, geometry), logits, geometry.crop
 
 
 def on_device(network: Student, device: torch.device) -> Student:
@@ -85,18 +151,16 @@ def network_logits(network: Student, image: npt.NDArray[np.float32], device: tor
     return np.ascontiguousarray(logits[:, :z, :y, :x].float().cpu().numpy())
 
 
-def student_source(file: StudentFile, device: torch.device) -> Source:
-    """Return the predictions of a student in FP32, through the runtime's own preprocessing and decoding."""
+def student_source(file: StudentFile, device: torch.device) -> NetworkSource:
+    """Return a student in FP32."""
     network = on_device(build_student(file), device)
+    return NetworkSource(lambda image: network_logits(network, image, device), file.spacing_mm, file.decision)
 
-    def predict(case: Case, volume: Volume) -> Labels:
-        del case
-        image, geometry = preprocess(volume, file.spacing_mm)
-        logits = restore_logits(network_logits(network, image, device), geometry)
-        has_t1c = "t1c" in volume.sequences
-        return uncrop(decode(logits, file.decision, volume.voxel_mm3, has_t1c=has_t1c), geometry)
 
-    return predict
+def bundle_source(path: Path) -> NetworkSource:
+    """Return the network of a clinic bundle as the clinic runs it; raises what `read_bundle` raises."""
+    bundle = read_bundle(path)
+    return NetworkSource(open_engine(bundle).logits, bundle.manifest.spacing_mm, bundle.manifest.decision)
 
 
 def folder_source(folder: Path) -> Source:
@@ -140,23 +204,57 @@ def load_labels(path: Path, volume: Volume, convention: str = "brats2023") -> La
     return to_brats2023(labels, convention)
 
 
-def score(source: str, case: str, prediction: Labels, truth: Labels, voxel_mm3: float) -> CaseScore:
-    """Compare a prediction with the truth, both (z, y, x) on one grid; voxels of `voxel_mm3`."""
-    predicted_ml = float(np.count_nonzero(region_masks(prediction)[0])) * voxel_mm3 / 1000
-    return CaseScore(source, case, dice_per_region(prediction, truth), math.nan if truth.any() else predicted_ml)
+def score(
+    source: str,
+    case: str,
+    prediction: Labels,
+    truth: Labels,
+    voxel_mm3: float,
+    sequences: tuple[str, ...] = SEQUENCES,
+) -> CaseScore:
+    """Compare a prediction with the truth, both (z, y, x) on one grid; voxels of `voxel_mm3`.
+
+    Without t1c among the sequences that the source was shown, TC and ET are not compared.
+    """
+    has_t1c = "t1c" in sequences
+    wt, tc, et = dice_per_region(prediction, truth)
+    return CaseScore(
+        source,
+        case,
+        (wt, tc, et) if has_t1c else (wt, math.nan, math.nan),
+        _triple(volumes_ml(truth, voxel_mm3)),
+        _triple(volumes_ml(prediction, voxel_mm3, has_t1c=has_t1c)),
+        sequences,
+    )
 
 
-def evaluate(cases: Sequence[Case], sources: Mapping[str, Source], convention: str = "brats2023") -> list[CaseScore]:
+def _triple(by_region: Mapping[str, float | None]) -> Triple:
+    wt, tc, et = (math.nan if (ml := by_region[region]) is None else ml for region in REGIONS)
+    return wt, tc, et
+
+
+def evaluate(
+    cases: Sequence[Case],
+    sources: Mapping[str, Source | NetworkSource],
+    convention: str = "brats2023",
+    subsets: Sequence[tuple[str, ...]] = (),
+    progress: Callable[..., Iterable[Any]] = lambda items, **_: items,
+) -> Evaluation:
     """Score every source on every case.
 
     Parameters
     ----------
     cases : sequence of Case
         With label maps.
-    sources : mapping of str to Source
+    sources : mapping of str to (Source or NetworkSource)
         By the name in the table.
     convention : str
         Of the truth; see `LABEL_CONVENTIONS`.
+    subsets : sequence of tuples of str
+        Networks segment every case once more with each of these sets of sequences that is smaller than the case's own,
+        exactly as if the other files were not there.
+    progress : function
+        Shows the cases as they are done.
 
     Raises
     ------
@@ -167,81 +265,41 @@ def evaluate(cases: Sequence[Case], sources: Mapping[str, Source], convention: s
     if len(labelled) < len(cases):
         unlabelled = ", ".join(case.name for case in cases if case.label is None)
         raise InputError(f"no label map (a file that ends in -seg.nii.gz) for {unlabelled}")
-    scores = []
-    for case, label in labelled:
+    scores: list[CaseScore] = []
+    counts: dict[str, dict[str, LogitCounts]] = {}
+    for case, label in progress(labelled, label="evaluate", length=len(labelled)):
         volume = load_volume(case)
         truth = load_labels(label, volume, convention)
+        scopes = _scopes(volume, truth)
         for name, source in sources.items():
-            scores.append(score(name, case.name, source(case, volume), truth, volume.voxel_mm3))
-    return scores
+            if not isinstance(source, NetworkSource):
+                labels = source(case, volume)
+                scores.append(score(name, case.name, labels, truth, volume.voxel_mm3, volume.sequences))
+                continue
+            labels, logits, box = source.predict(volume)
+            scores.append(score(name, case.name, labels, truth, volume.voxel_mm3, volume.sequences))
+            if "t1c" in volume.sequences:
+                counted = counts.setdefault(name, dict.fromkeys(SCOPES, total([])))
+                for scope, inside in scopes.items():
+                    counted[scope] = total([counted[scope], count_logits(logits, truth[box], inside[box])])
+            for subset in (s for s in subsets if set(s) < set(volume.sequences)):
+                labels = source.predict(_only(volume, subset))[0]
+                less = score(name, case.name, labels, truth, volume.voxel_mm3, subset)
+                scores.append(replace(less, withheld=True))
+    return Evaluation(tuple(scores), counts)
 
 
-def _mean(values: Iterable[float]) -> tuple[float | None, int]:
-    known = [v for v in values if not math.isnan(v)]
-    return (sum(known) / len(known) if known else None), len(known)
+def _only(volume: Volume, subset: tuple[str, ...]) -> Volume:
+    """Return a volume as if only these sequences had been found."""
+    kept = [(s, c) for s, c in zip(volume.sequences, volume.channels, strict=True) if s in subset]
+    return replace(volume, sequences=tuple(s for s, _ in kept), channels=tuple(c for _, c in kept))
 
 
-def summarise(scores: Sequence[CaseScore]) -> list[dict[str, Any]]:
-    """Return a row a source, ready for JSON: mean Dice by region, over how many cases, and false positives.
+def _scopes(volume: Volume, truth: Labels) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return the masks (z, y, x) of `SCOPES`."""
+    from scipy.ndimage import maximum_filter  # noqa: PLC0415 - half a second that training need not pay
 
-    A region absent in truth and prediction is left out of the mean (and of `counted`); None where nothing is left.
-    """
-    rows = []
-    for source in dict.fromkeys(s.source for s in scores):
-        own = [s for s in scores if s.source == source]
-        means = {region: _mean(s.dice[i] for s in own) for i, region in enumerate(REGIONS)}
-        false_ml, tumour_free = _mean(s.false_positive_ml for s in own)
-        rows.append(
-            {
-                "source": source,
-                "cases": len(own),
-                "dice": {region: mean for region, (mean, _) in means.items()},
-                "counted": {region: count for region, (_, count) in means.items()},
-                "mean_dice": _mean(math.nan if m is None else m for m, _ in means.values())[0],
-                "tumour_free_cases": tumour_free,
-                "false_positive_ml": false_ml,
-            }
-        )
-    return rows
-
-
-def scores_json(scores: Sequence[CaseScore]) -> dict[str, Any]:
-    """Return `summary` and `cases` ready for JSON; NaN is None."""
-    cases = [
-        {
-            "case": s.case,
-            "source": s.source,
-            "dice": {r: None if math.isnan(d) else d for r, d in zip(REGIONS, s.dice, strict=True)},
-            "false_positive_ml": None if math.isnan(s.false_positive_ml) else s.false_positive_ml,
-        }
-        for s in scores
-    ]
-    return {"summary": summarise(scores), "cases": cases}
-
-
-def table(scores: Sequence[CaseScore]) -> str:
-    """Return the summary as text for people: one line a source."""
-
-    def cell(value: float | None, count: int) -> str:
-        return f"{'-' if value is None else f'{value:.3f}':>7} ({count})"
-
-    rows = summarise(scores)
-    width = max([6, *(len(row["source"]) for row in rows)])
-    lines = [f"{'Dice':<{width}}  " + "  ".join(f"{r:>7} (n)" for r in REGIONS) + "     mean  false mL (n)"]
-    for row in rows:
-        cells = "  ".join(cell(row["dice"][r], row["counted"][r]) for r in REGIONS)
-        mean = "-" if row["mean_dice"] is None else f"{row['mean_dice']:.3f}"
-        false_ml = "-" if row["false_positive_ml"] is None else f"{row['false_positive_ml']:.1f}"
-        lines.append(f"{row['source']:<{width}}  {cells}  {mean:>7}  {false_ml:>8} ({row['tumour_free_cases']})")
-    return "\n".join(lines)
-
-
-def csv_text(scores: Sequence[CaseScore]) -> str:
-    """Return a line a case and source: case, source, dice_WT, dice_TC, dice_ET, false_positive_ml; NaN is empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["case", "source", *(f"dice_{r}" for r in REGIONS), "false_positive_ml"])
-    for s in scores:
-        values = (*s.dice, s.false_positive_ml)
-        writer.writerow([s.case, s.source, *("" if math.isnan(v) else f"{v:.6f}" for v in values)])
-    return stream.getvalue()
+    brain = np.any([channel != 0 for channel in volume.channels], axis=0)
+    size = [2 * round(NEAR_MM / mm) + 1 for mm in volume.spacing_mm]
+    near = maximum_filter((truth > 0).astype(np.uint8), size=size, mode="constant") > 0
+    return dict(zip(SCOPES, (brain, brain & near), strict=True))

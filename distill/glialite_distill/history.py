@@ -8,11 +8,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from glialite_runtime.files import replacing, write_bytes
 from glialite_runtime.sequences import REGIONS
 
-__all__ = ["HistoryRow", "write_curve", "write_history"]
+__all__ = ["LOSSES", "HistoryRow", "write_curve", "write_history"]
+
+LOSSES: Final = ("loss", "dice_loss", "bce", "soft", "assistant", "features", "unlabelled")
+"""The losses of a `HistoryRow`, and of `LossTerms`, in their order: the total and its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class HistoryRow:
         Iterations done.
     learning_rate : float
         Of the last of them.
-    loss, dice_loss, bce, soft : float
+    loss, dice_loss, bce, soft, assistant, features, unlabelled : float
         Means over the iterations since the row before: the total, and its parts before their weights.
     dice_wt, dice_tc, dice_et : float
         Mean Dice of the averaged weights over whole validation cases; NaN when no case counts.
@@ -37,6 +41,9 @@ class HistoryRow:
     dice_loss: float
     bce: float
     soft: float
+    assistant: float
+    features: float
+    unlabelled: float
     dice_wt: float
     dice_tc: float
     dice_et: float
@@ -61,8 +68,9 @@ def write_curve(path: Path, rows: Sequence[HistoryRow]) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     at = [row.iteration for row in rows]
-    for name in ("loss", "dice_loss", "bce", "soft"):
-        left.plot(at, [getattr(row, name) for row in rows], label=name.replace("_", " "))
+    for name in LOSSES:
+        if any(values := [getattr(row, name) for row in rows]):  # a part that the training has
+            left.plot(at, values, label=name.replace("_", " "))
     left.set(title="Training loss", xlabel="iteration", yscale="log")
     for region in REGIONS:
         right.plot(at, [getattr(row, f"dice_{region.lower()}") for row in rows], marker=".", label=region)

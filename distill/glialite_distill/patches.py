@@ -12,9 +12,19 @@ import numpy.typing as npt
 import torch
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.files import replacing
-from glialite_runtime.sequences import REGION_LABELS, REGIONS
+from glialite_runtime.sequences import REGION_LABELS, REGIONS, SEQUENCES
 
-__all__ = ["Batch", "CachedCase", "PatchSampler", "SoftLabels", "TrainingData", "TrainingSplit", "cache_case", "cut"]
+__all__ = [
+    "Batch",
+    "CachedCase",
+    "Images",
+    "PatchSampler",
+    "SoftLabels",
+    "TrainingData",
+    "TrainingSplit",
+    "cache_case",
+    "cut",
+]
 
 Shape = tuple[int, int, int]
 
@@ -34,7 +44,14 @@ class TrainingSplit(Protocol):
         """Cases to validate on."""
 
 
-class TrainingData(Protocol):
+class Images(Protocol):
+    """Where prepared cases are read from."""
+
+    def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Return the normalised image (4, z, y, x) and the labels (z, y, x), values 0 to 3."""
+
+
+class TrainingData(Images, Protocol):
     """What training reads of a workspace; `glialite_distill.workspace.Workspace` is one."""
 
     @property
@@ -52,9 +69,6 @@ class TrainingData(Protocol):
     @property
     def splits(self) -> tuple[TrainingSplit, ...]:
         """The folds."""
-
-    def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """Return the normalised image (4, z, y, x) and the labels (z, y, x), values 0 to 3."""
 
 
 class SoftLabels(Protocol):
@@ -75,6 +89,9 @@ class SoftLabels(Protocol):
     def load(self, case: str) -> npt.NDArray[np.float32]:
         """Return the probabilities (3, z, y, x), regions as in `REGIONS`, in the geometry of `TrainingData.load`."""
 
+    def disagreement(self, case: str) -> npt.NDArray[np.float32]:
+        """Return the standard deviation of the teachers' probabilities, of the same shape, in [0, 0.5]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -88,6 +105,8 @@ class Batch:
         BraTS-2023 values.
     soft : float tensor (b, 3, z, y, x)
         The teachers' probabilities, all 0 for a sample that has none; of the image's type.
+    doubt : float tensor (b, 3, z, y, x)
+        The teachers' disagreement, a standard deviation in [0, 0.5]; likewise.
     has_soft : bool tensor (b,)
         Which samples have soft labels.
     """
@@ -95,6 +114,7 @@ class Batch:
     image: torch.Tensor
     labels: torch.Tensor
     soft: torch.Tensor
+    doubt: torch.Tensor
     has_soft: torch.Tensor
 
     def targets(self) -> torch.Tensor:
@@ -102,12 +122,21 @@ class Batch:
         masks = [torch.isin(self.labels, self.labels.new_tensor(REGION_LABELS[region])) for region in REGIONS]
         return torch.stack(masks, 1).float()
 
+    def told(self) -> torch.Tensor:
+        """Return which regions (b, 3) of each sample an answer is asked for: 1 or 0, float32.
+
+        Without `t1c` neither TC nor ET is told from the rest, and decoding gives none; guessing them is not trained.
+        """
+        has_t1c = self.image[:, SEQUENCES.index("t1c")].flatten(1).any(1)
+        return torch.stack([torch.ones_like(has_t1c), has_t1c, has_t1c], 1).float()
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device, in float32."""
         return Batch(
             self.image.to(device, non_blocking=True).float(),
             self.labels.to(device, non_blocking=True),
             self.soft.to(device, non_blocking=True).float(),
+            self.doubt.to(device, non_blocking=True).float(),
             self.has_soft.to(device, non_blocking=True),
         )
 
@@ -124,8 +153,8 @@ class CachedCase:
         Normalised.
     labels : uint8 array (z, y, x)
         BraTS-2023 values.
-    soft : float16 array (3, z, y, x), optional
-        The teachers' probabilities.
+    soft, doubt : float16 arrays (3, z, y, x), optional
+        The teachers' probabilities and their disagreement.
     foreground : tuple of int arrays (n, 3)
         Voxels (z, y, x) of each label that occurs, at most `_MOST_LOCATIONS` each, evenly spread.
     """
@@ -134,10 +163,11 @@ class CachedCase:
     image: npt.NDArray[np.float16]
     labels: npt.NDArray[np.uint8]
     soft: npt.NDArray[np.float16] | None
+    doubt: npt.NDArray[np.float16] | None
     foreground: tuple[npt.NDArray[np.int64], ...]
 
 
-def cache_case(data: TrainingData, soft: SoftLabels | None, case: str, folder: Path) -> CachedCase:
+def cache_case(data: Images, soft: SoftLabels | None, case: str, folder: Path) -> CachedCase:
     """Return a case from the cache in `folder`, which is filled first where needed; half precision, uncompressed.
 
     Raises
@@ -147,19 +177,20 @@ def cache_case(data: TrainingData, soft: SoftLabels | None, case: str, folder: P
     OutputError
         The disk is full.
     """
-    paths = {part: folder / f"{case}-{part}.npy" for part in ("image", "soft", "labels")}
+    paths = {part: folder / f"{case}-{part}.npy" for part in ("image", "soft", "doubt", "labels")}
     if not paths["labels"].is_file():  # written last
         image, labels = data.load(case)
-        _save(paths["image"], image.astype(np.float16))
-        probabilities = None if soft is None or case not in soft.cases else soft.load(case)
-        for what, array in (("image", image), ("soft labels", probabilities)):
-            if array is not None and array.shape[1:] != labels.shape:
+        arrays = {"image": image}
+        if soft is not None and case in soft.cases:
+            arrays |= {"soft": soft.load(case), "doubt": soft.disagreement(case)}
+        for what, array in (("image", image), ("soft labels", arrays.get("soft", image))):
+            if array.shape[1:] != labels.shape:
                 raise ConfigError(
                     f"case {case}: the {what} have the shape {array.shape[1:]}, the labels {labels.shape}; "
                     "make the soft labels again from this workspace"
                 )
-        if probabilities is not None:
-            _save(paths["soft"], probabilities.astype(np.float16))
+        for part, array in arrays.items():
+            _save(paths[part], array.astype(np.float16))
         _save(paths["labels"], labels.astype(np.uint8, copy=False))
     labels = np.load(paths["labels"], mmap_mode="r")
     locations = []
@@ -167,13 +198,8 @@ def cache_case(data: TrainingData, soft: SoftLabels | None, case: str, folder: P
         found = np.argwhere(labels == value)
         if len(found):
             locations.append(found[:: -(-len(found) // _MOST_LOCATIONS)])
-    return CachedCase(
-        case,
-        np.load(paths["image"], mmap_mode="r"),
-        labels,
-        np.load(paths["soft"], mmap_mode="r") if paths["soft"].is_file() else None,
-        tuple(locations),
-    )
+    stored = {part: np.load(path, mmap_mode="r") for part, path in paths.items() if path.is_file()}
+    return CachedCase(case, stored["image"], labels, stored.get("soft"), stored.get("doubt"), tuple(locations))
 
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
@@ -236,22 +262,21 @@ class PatchSampler:
     def batch(self, iteration: int) -> Batch:
         """Return the batch of an iteration, on the CPU, in half precision."""
         random = np.random.default_rng((self.seed, iteration))
-        images, labels, softs, has_soft = [], [], [], []
+        nothing = np.broadcast_to(np.float16(0), (len(REGIONS), *self.shape))
+        images, labels, softs, doubts, has_soft = [], [], [], [], []
         for sample in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
             case = self._case(sample)
             start = self._start(case, random)
             images.append(cut(case.image, start, self.shape))
             labels.append(cut(case.labels, start, self.shape))
             has_soft.append(case.soft is not None)
-            softs.append(
-                np.zeros((len(REGIONS), *self.shape), np.float16)
-                if case.soft is None
-                else cut(case.soft, start, self.shape)
-            )
+            softs.append(nothing if case.soft is None else cut(case.soft, start, self.shape))
+            doubts.append(nothing if case.doubt is None else cut(case.doubt, start, self.shape))
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(np.stack(labels)),
             torch.from_numpy(np.stack(softs)),
+            torch.from_numpy(np.stack(doubts)),
             torch.tensor(has_soft),
         )
 

@@ -1,7 +1,7 @@
 """Soft labels: the teachers' probabilities for every training case, only from teachers that never saw its patient.
 
 A case is labelled by the teachers of the folds that hold it for validation. A case for which no such teacher is trained
-is left out and counted, never labelled by a teacher that was trained on it.
+is left out and counted, never labelled by a teacher that was trained on it. How far the teachers disagree is kept too.
 """
 
 from __future__ import annotations
@@ -9,38 +9,45 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import blosc2
 import numpy as np
 import numpy.typing as npt
-from glialite_runtime.errors import ConfigError, InputError, OutputError
-from glialite_runtime.files import sha256_bytes, write_bytes, write_json
+import torch
+from glialite_runtime import __version__
+from glialite_runtime.errors import ConfigError, OutputError
+from glialite_runtime.files import sha256_bytes, write_json
 from glialite_runtime.sequences import REGIONS
 
 from glialite_distill.device import pick_device
 from glialite_distill.ensemble import blend, teachers_of
-from glialite_distill.member_weights import equal_weights
-from glialite_distill.members import Member, find_members, sources_of
+from glialite_distill.member_weights import MemberWeights, Shares, equal_weights
+from glialite_distill.members import Member, find_members
 from glialite_distill.prepare import Progress, without_progress
 from glialite_distill.recipes import RECIPES
 from glialite_distill.runs import trained_folds, training_record
+from glialite_distill.soft_label_store import (
+    SoftLabelStore,
+    label_folder,
+    read_index,
+    soft_label_file,
+    write_soft_labels,
+)
+from glialite_distill.teacher_network import Teacher
 from glialite_distill.windows import Window
 from glialite_distill.workspace import Workspace
 
-__all__ = ["MAX_ERROR", "SoftLabelPlan", "SoftLabelStore", "make_soft_labels", "plan_soft_labels"]
+__all__ = ["SoftLabelPlan", "average_and_disagreement", "make_soft_labels", "plan_soft_labels"]
 
 LOG = logging.getLogger(__name__)
 
-_SCHEMA: Final = 1
-_LEVELS: Final = 255
-MAX_ERROR: Final = 0.5 / _LEVELS
-"""Largest rounding error of a stored probability (8 bits): 0.002."""
+Array = npt.NDArray[np.float32]
 
-_COMPRESSED: Final = 0.15  # of the raw bytes; most voxels of a case are near 0
+_SCHEMA: Final = 2
+_BYTES_A_VOXEL: Final = 0.5  # twice what trained teachers took, see `soft_label_store`
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,16 @@ class SoftLabelPlan:
         Case -> the teachers that label it.
     left_out : tuple of str
         Cases without an out-of-fold teacher of every member.
+    weights : MemberWeights
+        What each recipe counts in each region.
+    in_fold : bool
+        The teachers saw their cases: for comparison alone.
     tta : bool
         Eight mirrorings.
     step : float
         Step between windows as a share of the patch.
     key : str
-        SHA-256 of all that decides the result: cohort, checkpoints, mirroring, overlap.
+        SHA-256 of all that decides the result: cohort, checkpoints, weights, mirroring, overlap, version of the code.
     disk_bytes : int
         Forecast of what the store will take.
     """
@@ -68,100 +79,22 @@ class SoftLabelPlan:
     members: tuple[str, ...]
     teachers: dict[str, tuple[Member, ...]]
     left_out: tuple[str, ...]
+    weights: MemberWeights
+    in_fold: bool
     tta: bool
     step: float
     key: str
     disk_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SoftLabelStore:
-    """Soft labels that were made, read-only.
-
-    Attributes
-    ----------
-    folder : Path
-        Where they lie.
-    key : str
-        SHA-256 of what made them.
-    members : tuple of str
-        The recipes that were averaged.
-    cases : tuple of str
-        Cases that have soft labels, sorted.
-    """
-
-    folder: Path
-    key: str
-    members: tuple[str, ...]
-    cases: tuple[str, ...]
-
-    @classmethod
-    def open(cls, workspace: Workspace) -> SoftLabelStore:
-        """Open the store of a workspace.
-
-        Raises
-        ------
-        ConfigError
-            There is none, it is not complete, or it was made for another cohort.
-        """
-        folder = _folder(workspace)
-        index = _read_index(folder)
-        if index is None:
-            raise ConfigError(
-                f"{workspace.root} has no soft labels; run distill soft-labels --workspace {workspace.root}"
-            )
-        if index["cohort_hash"] != workspace.cohort_hash:
-            raise ConfigError(f"the soft labels of {workspace.root} were made for another cohort; delete {folder}")
-        cases = tuple(index["cases"])
-        if missing := [case for case in cases if not _file(folder, case).is_file()]:
-            raise ConfigError(
-                f"{len(missing)} of {len(cases)} soft labels of {workspace.root} are not made yet; "
-                "run distill soft-labels again to continue"
-            )
-        return cls(folder, index["key"], tuple(index["members"]), cases)
-
-    def load(self, case: str) -> npt.NDArray[np.float32]:
-        """Read the probabilities of a case.
-
-        Returns
-        -------
-        float32 array (3, z, y, x)
-            Regions as in `REGIONS`, in the geometry of `Workspace.load`, each within `MAX_ERROR` of what was computed;
-            0 and 1 occur.
-
-        Raises
-        ------
-        InputError
-            The case has no soft labels, or its file is damaged.
-        """
-        if case not in self.cases:
-            raise InputError(f"{case} has no soft labels: no teacher was trained without its patient")
-        path = _file(self.folder, case)
-        try:
-            stored = blosc2.ndarray_from_cframe(path.read_bytes())[:]
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and run distill soft-labels again") from error
-        return stored.astype(np.float32) / np.float32(_LEVELS)
-
-
-def _folder(workspace: Workspace) -> Path:
-    return workspace.root / "soft_labels"
-
-
-def _file(folder: Path, case: str) -> Path:
-    return folder / f"{case}.b2frame"
-
-
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    path = folder / "index.json"
-    if not path.is_file():
-        return None
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return index
-
-
 def plan_soft_labels(
-    workspace: Workspace, members: Sequence[str] = (), *, tta: bool = False, step: float = 0.5
+    workspace: Workspace,
+    members: Sequence[str] = (),
+    *,
+    tta: bool = False,
+    step: float = 0.5,
+    weights: MemberWeights | None = None,
+    in_fold: bool = False,
 ) -> SoftLabelPlan:
     """Decide which teachers label which case; writes nothing.
 
@@ -173,6 +106,11 @@ def plan_soft_labels(
         Recipes; empty means all that have a finished teacher.
     tta, step : bool, float
         Mirroring and overlap.
+    weights : MemberWeights, optional
+        Without, equal ones.
+    in_fold : bool
+        Let each case be labelled by as many teachers as otherwise, but by such that were trained on it. What that
+        costs a student is a question for an ablation; nothing else should use it.
 
     Raises
     ------
@@ -185,17 +123,25 @@ def plan_soft_labels(
             f"{workspace.root} has no finished teacher; run teacher-train run --workspace {workspace.root}"
         )
     ready = find_members(workspace, recipes)
+    trained = {(m.recipe, m.fold) for m in ready}
+    folds = [f for f in range(len(workspace.splits)) if all((recipe, f) in trained for recipe in recipes)]
     teachers: dict[str, tuple[Member, ...]] = {}
     for case in workspace.cases:
-        folds = [f for f, split in enumerate(workspace.splits) if case in split.validation]
-        complete = [f for f in folds if all(any(m.recipe == r and m.fold == f for m in ready) for r in recipes)]
-        if complete:
-            teachers[case] = tuple(m for m in ready if m.fold in complete)
-    _check_unseen(workspace, teachers)
+        used = [f for f in folds if case in workspace.splits[f].validation]
+        if in_fold:
+            used = [f for f in folds if case in workspace.splits[f].train][: len(used)]
+        if used:
+            teachers[case] = tuple(m for m in ready if m.fold in used)
+    if not in_fold:
+        _check_unseen(workspace, teachers)
     if not teachers:
         raise ConfigError("no case has an out-of-fold teacher of every member; train the same folds of all members")
+    shares = weights or equal_weights(recipes)
     made_by = {
         "schema": _SCHEMA,
+        "version": __version__,
+        "weights": shares.to_json(),
+        "in_fold": in_fold,
         "cohort_hash": workspace.cohort_hash,
         "members": recipes,
         "checkpoints": sorted(m.sha256 for m in ready),
@@ -207,10 +153,12 @@ def plan_soft_labels(
         members=recipes,
         teachers=teachers,
         left_out=tuple(case for case in workspace.cases if case not in teachers),
+        weights=shares,
+        in_fold=in_fold,
         tta=tta,
         step=step,
         key=sha256_bytes(json.dumps(made_by, sort_keys=True).encode()),
-        disk_bytes=int(voxels * len(REGIONS) * _COMPRESSED),
+        disk_bytes=int(voxels * _BYTES_A_VOXEL),
     )
 
 
@@ -234,9 +182,8 @@ def _check_unseen(workspace: Workspace, teachers: dict[str, tuple[Member, ...]])
 
 def make_soft_labels(
     workspace: Workspace,
-    members: Sequence[str] = (),
+    plan: SoftLabelPlan,
     *,
-    tta: bool = False,
     device: str = "auto",
     progress: Progress = without_progress,
     restart: bool = False,
@@ -247,10 +194,8 @@ def make_soft_labels(
     ----------
     workspace : Workspace
         With trained teachers.
-    members : sequence of str
-        Recipes to average with equal weights; empty means all that have a finished teacher.
-    tta : bool
-        Average eight mirrorings.
+    plan : SoftLabelPlan
+        Of `plan_soft_labels`.
     device : str
         "auto", "cpu" or "cuda".
     progress : Progress
@@ -261,14 +206,13 @@ def make_soft_labels(
     Raises
     ------
     ConfigError
-        See `plan_soft_labels`; or soft labels of other teachers or settings lie there already.
+        Soft labels of other teachers or settings lie there already.
     OutputError
         The forecast does not fit on the disk, or a file cannot be written.
     """
-    plan = plan_soft_labels(workspace, members, tta=tta)
-    folder = _folder(workspace)
+    folder = label_folder(workspace, in_fold=plan.in_fold)
     _claim(folder, plan, workspace, restart)
-    waiting = [case for case in plan.teachers if not _file(folder, case).is_file()]
+    waiting = [case for case in plan.teachers if not soft_label_file(folder, case).is_file()]
     if plan.left_out:
         LOG.warning("%d cases have no out-of-fold teacher and get no soft labels", len(plan.left_out))
     if waiting:
@@ -282,15 +226,46 @@ def make_soft_labels(
     for case in progress(sorted(waiting, key=lambda c: plan.teachers[c][0].fold), label="soft labels"):
         those = plan.teachers[case]
         if loaded != those:
-            teachers, loaded = teachers_of(workspace, those, equal_weights(sources_of(those)), used), those
-        probabilities = blend(teachers(), workspace.load(case)[0], window, used).probabilities
-        write_bytes(_file(folder, case), _packed(probabilities))
-    return SoftLabelStore.open(workspace)
+            teachers, loaded = teachers_of(workspace, those, plan.weights, used), those
+        write_soft_labels(folder, case, *average_and_disagreement(teachers(), workspace.load(case)[0], window, used))
+    return SoftLabelStore.open(workspace, in_fold=plan.in_fold)
+
+
+def average_and_disagreement(
+    teachers: Iterable[tuple[Teacher, Shares]], image: Array, window: Window, device: torch.device
+) -> tuple[Array, Array]:
+    """Return what teachers say about a case, and how far they disagree.
+
+    Parameters
+    ----------
+    teachers : iterable of (Teacher, tuple of float)
+        Each with its share in each of `REGIONS`; the shares of a region add up to 1.
+    image : float32 array (4, z, y, x)
+        A prepared case.
+    window, device : Window, torch.device
+        As for `blend`.
+
+    Returns
+    -------
+    float32 array (3, z, y, x)
+        Weighted mean of the probabilities.
+    float32 array (3, z, y, x)
+        Their standard deviation, in [0, 0.5], over the teachers with the same weights and, with mirroring, over each
+        one's mirrorings.
+    """
+    mean, squares = (np.zeros((len(REGIONS), *image.shape[1:]), np.float32) for _ in range(2))
+    for teacher, shares in teachers:
+        found = blend([(teacher, (1.0, 1.0, 1.0))], image, window, device, uncertainty=window.tta)
+        for i, share in enumerate(shares):
+            p = found.probabilities[i]
+            mean[i] += np.float32(share) * p
+            squares[i] += np.float32(share) * (p * p + (0 if found.variance is None else found.variance[i]))
+    return mean, np.sqrt(np.maximum(squares - mean * mean, 0))
 
 
 def _claim(folder: Path, plan: SoftLabelPlan, workspace: Workspace, restart: bool) -> None:
     """Write the index, or check that the one that is there is of the same making."""
-    index = _read_index(folder)
+    index = read_index(folder)
     if index is not None and index["key"] != plan.key:
         if not restart:
             raise ConfigError(
@@ -310,7 +285,7 @@ def _claim(folder: Path, plan: SoftLabelPlan, workspace: Workspace, restart: boo
                 "tta": plan.tta,
                 "step": plan.step,
                 "regions": list(REGIONS),
-                "levels": _LEVELS,
+                "weights": plan.weights.to_json(),
                 "cases": sorted(plan.teachers),
                 "left_out": list(plan.left_out),
                 "teachers": {
@@ -318,9 +293,3 @@ def _claim(folder: Path, plan: SoftLabelPlan, workspace: Workspace, restart: boo
                 },
             },
         )
-
-
-def _packed(probabilities: npt.NDArray[np.float32]) -> bytes:
-    levels = np.rint(probabilities * np.float32(_LEVELS)).astype(np.uint8)
-    packed: bytes = blosc2.asarray(levels, cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5}).to_cframe()
-    return packed

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,32 +14,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from glialite_runtime.decode import DecisionRule, decode
-from glialite_runtime.errors import CheckFailedError, ConfigError, TimeLimitReached
+from glialite_runtime.errors import ConfigError, TimeLimitReached
 from glialite_runtime.metrics import dice_per_region
 
-from glialite_distill.augment import augment
-from glialite_distill.averaging import refresh_batch_norm, update_average
+from glialite_distill.averaging import refresh_batch_norm
 from glialite_distill.decision import fit_minimum_sizes
 from glialite_distill.evaluate import network_logits
-from glialite_distill.history import HistoryRow, write_curve, write_history
-from glialite_distill.losses import DistillationLoss
+from glialite_distill.guidance import Guidance, assistant_on
+from glialite_distill.history import LOSSES, HistoryRow, write_curve, write_history
+from glialite_distill.modality_dropout import learnt_subsets
 from glialite_distill.patches import Batch, CachedCase, PatchSampler, SoftLabels, TrainingData, cache_case
-from glialite_distill.student import STUDENTS
+from glialite_distill.student import STUDENTS, Student
 from glialite_distill.student_file import StudentFile, load_student, save_student
 from glialite_distill.train_options import TrainOptions, learning_rate, select_cases
 from glialite_distill.train_state import (
     TrainState,
     check_same,
     identity_of,
-    network_to_train,
     save_checkpoint,
     start_or_resume,
 )
+from glialite_distill.train_step import UNLABELLED_STREAM, StepInput, seen_patches, train_step
 
-__all__ = ["Progress", "RunSettings", "cache_folder", "remaining_iterations", "train", "train_step"]
+__all__ = ["Progress", "RunSettings", "cache_folder", "remaining_iterations", "train"]
 
 _STATISTICS_BATCHES: Final = 12
 """Batches that BatchNorm statistics of the averaged weights are taken over."""
+
+_NO_GUIDANCE: Final = Guidance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class _Job:
     run: RunSettings
     identity: Mapping[str, Any]
     sampler: PatchSampler
+    unlabelled: PatchSampler | None
+    assistant: Student | None
     checked: tuple[CachedCase, ...]
     deadline: float
 
@@ -104,6 +107,7 @@ def train(
     options: TrainOptions,
     run: RunSettings,
     initial: StudentFile | None = None,
+    guidance: Guidance = _NO_GUIDANCE,
 ) -> StudentFile:
     """Train a student, or continue where the same training stopped; a finished one is read and returned.
 
@@ -119,11 +123,13 @@ def train(
         Where and how long.
     initial : StudentFile, optional
         Start from its weights; its shape must be that of `options.student`. Needed for quantisation-aware training.
+    guidance : Guidance
+        A trained student to learn from as well, and scans without labels.
 
     Raises
     ------
     ConfigError
-        Options, data and `initial` do not fit, or the folder holds a training with other options or data.
+        Options, data, `initial` and `guidance` do not fit, or the folder holds a training with other options or data.
     CheckFailedError
         The loss is no longer finite.
     TimeLimitReached
@@ -134,26 +140,36 @@ def train(
     started = time.monotonic()
     soft = soft if options.soft_weight > 0 else None
     training, validation = select_cases(data, soft, options)
-    identity = _identity(data, soft, options, initial)
+    identity = _identity(data, soft, options, initial, guidance)
     final = run.folder / "student.pt"
     if final.is_file():
         finished = load_student(final)
         check_same(identity, finished.provenance, final)
         return finished
-    state = start_or_resume(options, run.folder / "checkpoint.pt", run.device, identity, initial)
+    state = start_or_resume(options, run.folder / "checkpoint.pt", run.device, identity, initial, guidance)
     cache = cache_folder(data, soft, run)
     cached = {name: cache_case(data, soft, name, cache) for name in (*training, *validation)}
-    z, y, x = (n + 2 * (n // 8) for n in options.patch)  # a rotation turns in what lies beside the patch
-    seen = tuple(cached[name] for name in training)
-    sampler = PatchSampler(seen, (z, y, x), options.batch_size, options.foreground, options.seed)
-    checked = tuple(cached[name] for name in validation)
-    _iterate(state, _Job(options, run, identity, sampler, checked, started + run.time_limit_s))
+    seen, checked = (tuple(cached[name] for name in names) for names in (training, validation))
+    job = _Job(
+        options,
+        run,
+        identity,
+        _sampler(seen, options, options.seed),
+        _unlabelled_sampler(guidance, options, run),
+        assistant_on(guidance, run.device),
+        checked,
+        started + run.time_limit_s,
+    )
+    _iterate(state, job)
     provenance = {
         **identity,
         "members": list(soft.members) if soft else [],
         "train_cases": list(training),
         "soft_label_cases": [case.name for case in seen if case.soft is not None],
         "validation_cases": list(validation),
+        "unlabelled_cases": list(guidance.unlabelled.cases) if guidance.unlabelled else [],
+        "pseudo_label_cases": list(guidance.unlabelled.soft.cases) if guidance.unlabelled else [],
+        "accepted_sequences": [list(kept) for kept in learnt_subsets(options.augmentation.dropout)],
         "iterations": options.iterations,
         "seed": options.seed,
         "last": {k: None if math.isnan(v) else v for k, v in asdict(state.history[-1]).items()},
@@ -171,13 +187,32 @@ def train(
     return load_student(final)
 
 
+def _sampler(cases: tuple[CachedCase, ...], options: TrainOptions, seed: int) -> PatchSampler:
+    z, y, x = (n + 2 * (n // 8) for n in options.patch)  # a rotation turns in what lies beside the patch
+    return PatchSampler(cases, (z, y, x), options.batch_size, options.foreground, seed)
+
+
+def _unlabelled_sampler(guidance: Guidance, options: TrainOptions, run: RunSettings) -> PatchSampler | None:
+    scans = guidance.unlabelled
+    if scans is None:
+        return None
+    folder = run.cache / f"unlabelled-{scans.key[:12]}"
+    cases = tuple(cache_case(scans, scans.soft, name, folder) for name in scans.cases)
+    return _sampler(cases, options, options.seed + UNLABELLED_STREAM)
+
+
 def cache_folder(data: TrainingData, soft: SoftLabels | None, run: RunSettings) -> Path:
     """Return where the cases lie in a form to cut patches from; other data or other soft labels have another folder."""
     return run.cache / f"{data.cohort_hash[:12]}-{soft.key[:12] if soft else 'hard'}"
 
 
 def remaining_iterations(
-    data: TrainingData, soft: SoftLabels | None, options: TrainOptions, run: RunSettings, initial: StudentFile | None
+    data: TrainingData,
+    soft: SoftLabels | None,
+    options: TrainOptions,
+    run: RunSettings,
+    initial: StudentFile | None = None,
+    guidance: Guidance = _NO_GUIDANCE,
 ) -> int:
     """Return how many iterations are left: 0 when the student is finished, all when none was done.
 
@@ -187,25 +222,30 @@ def remaining_iterations(
         The folder holds a training with other options or data.
     """
     soft = soft if options.soft_weight > 0 else None
-    identity = _identity(data, soft, options, initial)
+    identity = _identity(data, soft, options, initial, guidance)
     final, checkpoint = run.folder / "student.pt", run.folder / "checkpoint.pt"
     if final.is_file():
         check_same(identity, load_student(final).provenance, final)
         return 0
     if checkpoint.is_file():
-        return options.iterations - start_or_resume(options, checkpoint, run.device, identity, initial).iteration
+        state = start_or_resume(options, checkpoint, run.device, identity, initial, guidance)
+        return options.iterations - state.iteration
     return options.iterations
 
 
 def _identity(
-    data: TrainingData, soft: SoftLabels | None, options: TrainOptions, initial: StudentFile | None
+    data: TrainingData,
+    soft: SoftLabels | None,
+    options: TrainOptions,
+    initial: StudentFile | None,
+    guidance: Guidance,
 ) -> dict[str, Any]:
     if options.quantisation_aware and initial is None:
         raise ConfigError(
             "quantisation-aware training continues a trained student, whose BatchNorm statistics it freezes; a new one "
             "has none. Train it first without, then give its student.pt with --init"
         )
-    return identity_of(data, soft, options, initial)
+    return identity_of(data, soft, options, initial, guidance)
 
 
 def _iterate(state: TrainState, job: _Job) -> None:
@@ -214,8 +254,8 @@ def _iterate(state: TrainState, job: _Job) -> None:
     marks = {round(options.iterations * k / options.validations) for k in range(1, options.validations + 1)}
     first, began = state.iteration, time.monotonic()
     saved = began
-    for batch in _prefetched(job.sampler, first, options.iterations):
-        loss = train_step(state, batch.to(run.device), options)
+    for given in _prefetched(job, first, options.iterations):
+        loss = train_step(state, given, options)
         validated = None
         if state.iteration in marks:
             validated = _validate(state, job)
@@ -234,51 +274,22 @@ def _iterate(state: TrainState, job: _Job) -> None:
             )
 
 
-def _prefetched(sampler: PatchSampler, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of the iterations `first` to `last` − 1, each cut while the one before is being used."""
+def _prefetched(job: _Job, first: int, last: int) -> Iterator[StepInput]:
+    """Yield what the iterations `first` to `last` − 1 get, each cut while the one before is being used."""
+
+    def cut(iteration: int) -> tuple[Batch, Batch | None]:
+        return job.sampler.batch(iteration), None if job.unlabelled is None else job.unlabelled.batch(iteration)
+
     if first >= last:
         return
+    device = job.run.device
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(sampler.batch, first)
-        for iteration in range(first + 1, last):
-            batch = following.result()
-            following = pool.submit(sampler.batch, iteration)
-            yield batch
-        yield following.result()
-
-
-def train_step(state: TrainState, batch: Batch, options: TrainOptions) -> float:
-    """Train on one batch and return its loss; `state` is updated."""
-    rate = learning_rate(options, state.iteration)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    batch = augment(batch, options.patch, options.augmentation, options.seed, state.iteration)
-    network = network_to_train(state)
-    with nullcontext() if state.rounded else _mixed_precision(batch.image.device):  # steps are finer than bfloat16's
-        logits = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
-    terms = DistillationLoss(options.temperature, options.hard_weight, options.soft_weight)(logits, batch)
-    values = [float(term.detach()) for term in (terms.total, terms.dice, terms.bce, terms.soft)]
-    if not math.isfinite(values[0]):
-        raise CheckFailedError(
-            f"the loss is {values[0]} at iteration {state.iteration}: the training diverged; lower the learning rate "
-            f"(it was {options.learning_rate})"
-        )
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(terms.total).backward()
-    state.scaler.unscale_(state.optimizer)
-    torch.nn.utils.clip_grad_norm_(state.network.parameters(), options.gradient_clip)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    update_average(state.average, state.network, options.decay, state.iteration)
-    state.iteration += 1
-    state.sums = [total + value for total, value in zip(state.sums, values, strict=True)]
-    return values[0]
-
-
-def _mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+        following = pool.submit(cut, first)
+        for iteration in range(first, last):
+            batch, unlabelled = following.result()
+            if iteration + 1 < last:
+                following = pool.submit(cut, iteration + 1)
+            yield StepInput(batch.to(device), None if unlabelled is None else unlabelled.to(device), job.assistant)
 
 
 def _image(case: CachedCase) -> npt.NDArray[np.float32]:
@@ -292,10 +303,8 @@ def _validate(state: TrainState, job: _Job) -> HistoryRow:
     """
     options, device = job.options, job.run.device
     ahead = range(options.iterations, options.iterations + (0 if state.rounded else _STATISTICS_BATCHES))  # unseen
-    changed = (
-        augment(job.sampler.batch(i).to(device), options.patch, options.augmentation, options.seed, i) for i in ahead
-    )
-    refresh_batch_norm(state.average, (b.image.contiguous(memory_format=torch.channels_last_3d) for b in changed))
+    seen = (seen_patches(job.sampler.batch(i).to(device), options, i)[1].image for i in ahead)
+    refresh_batch_norm(state.average, (image.contiguous(memory_format=torch.channels_last_3d) for image in seen))
     dices = [
         dice_per_region(decode(network_logits(state.average, _image(case), device), DecisionRule(), 1.0), case.labels)
         for case in job.checked
@@ -303,9 +312,9 @@ def _validate(state: TrainState, job: _Job) -> HistoryRow:
     known = [[d for d in column if not math.isnan(d)] for column in zip(*dices, strict=True)] or [[], [], []]
     wt, tc, et = (sum(column) / len(column) if column else math.nan for column in known)
     since = state.history[-1].iteration if state.history else 0
-    loss, dice_loss, bce, soft = (total / (state.iteration - since) for total in state.sums)
+    losses = {name: total / (state.iteration - since) for name, total in zip(LOSSES, state.sums, strict=True)}
     rate = learning_rate(options, state.iteration - 1)
-    row = HistoryRow(state.iteration, rate, loss, dice_loss, bce, soft, wt, tc, et)
+    row = HistoryRow(state.iteration, rate, **losses, dice_wt=wt, dice_tc=tc, dice_et=et)
     state.history.append(row)
     state.sums = [0.0] * len(state.sums)
     return row

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
+from glialite_distill.guidance import Guidance, assistant_on
 from glialite_distill.patches import Batch, SoftLabels, TrainingData
 from glialite_distill.student_file import StudentFile
-from glialite_distill.train import RunSettings, cache_folder, remaining_iterations, train_step
+from glialite_distill.train import RunSettings, cache_folder, remaining_iterations
 from glialite_distill.train_options import TrainOptions, select_cases
 from glialite_distill.train_state import identity_of, start_or_resume
+from glialite_distill.train_step import StepInput, train_step
 
 __all__ = ["Forecast", "forecast"]
 
 _TIMED: Final = 3
-_BYTES_A_VOXEL: Final = {"image": 2 * len(SEQUENCES), "labels": 1, "soft": 2 * len(REGIONS)}
+_NO_GUIDANCE: Final = Guidance()
+_BYTES_A_VOXEL: Final = {"image": 2 * len(SEQUENCES), "labels": 1, "soft and doubt": 4 * len(REGIONS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def forecast(
     options: TrainOptions,
     run: RunSettings,
     initial: StudentFile | None = None,
+    guidance: Guidance = _NO_GUIDANCE,
 ) -> Forecast:
     """Time a few iterations on noise and add up the files; writes nothing.
 
@@ -69,20 +73,23 @@ def forecast(
     soft = soft if options.soft_weight > 0 else None
     training, validation = select_cases(data, soft, options)
     labelled = set(training) & set(soft.cases if soft else ())
-    left = remaining_iterations(data, soft, options, run, initial)
-    state = start_or_resume(options, Path("never"), run.device, identity_of(data, soft, options, None), None)
+    left = remaining_iterations(data, soft, options, run, initial, guidance)
+    identity = identity_of(data, soft, options, None, guidance)
+    state = start_or_resume(options, Path("never"), run.device, identity, None, guidance)
     random = np.random.default_rng(0)
     margin = [n + 2 * (n // 8) for n in options.patch]
     batch = Batch(
         torch.from_numpy(random.standard_normal((options.batch_size, len(SEQUENCES), *margin), np.float32)),
         torch.from_numpy(random.integers(0, 4, (options.batch_size, *margin), np.uint8)),
         torch.from_numpy(random.random((options.batch_size, len(REGIONS), *margin), np.float32)),
+        torch.zeros((options.batch_size, len(REGIONS), *margin)),
         torch.full((options.batch_size,), soft is not None),
-    )
+    ).to(run.device)
+    given = StepInput(batch, batch if guidance.unlabelled else None, assistant_on(guidance, run.device))
     times = []
     for _ in range(1 + _TIMED):
         started = time.perf_counter()
-        train_step(state, batch.to(run.device), options)
+        train_step(state, given, options)
         times.append(time.perf_counter() - started)
     voxels = sum(math.prod(data.load(name)[1].shape) for name in training[:1])
     cache = 0 if cache_folder(data, soft, run).is_dir() else voxels * sum(_BYTES_A_VOXEL.values())

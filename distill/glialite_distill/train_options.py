@@ -9,10 +9,11 @@ from typing import Final
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.augment import Augmentation
+from glialite_distill.losses import Regionwise
 from glialite_distill.patches import Shape, SoftLabels, TrainingData
 from glialite_distill.student import STUDENTS
 
-__all__ = ["FINE_TUNING", "TrainOptions", "learning_rate", "select_cases"]
+__all__ = ["CONTINUED", "FINE_TUNING", "TrainOptions", "learning_rate", "select_cases"]
 
 
 _AVERAGED_SHARE: Final = 0.1
@@ -44,8 +45,15 @@ class TrainOptions:
         Largest decay of the running average of the weights, see `decay`.
     gradient_clip : float
         Largest norm of the gradient.
-    temperature, hard_weight, soft_weight : float
+    temperature : tuple of float
+        Of each of `REGIONS`, see `SoftTarget`.
+    hard_weight, soft_weight, doubt : float
         See `DistillationLoss`; a soft weight of 0 trains on the truth alone.
+    assistant_weight, feature_weight : float
+        Of the divergence from an assistant's probabilities and of `feature_loss`, where there is an assistant.
+    consistency : float
+        Weight of the agreement with the averaged student on scans without labels, where there are any (the largest
+        weight of Yu et al., MICCAI 2019, arXiv:1907.07034).
     hard_cases : bool
         Also train, on the truth alone, on cases that have no soft labels.
     foreground : float
@@ -70,9 +78,13 @@ class TrainOptions:
     weight_decay: float = 0.01
     average: float = 0.999
     gradient_clip: float = 1.0
-    temperature: float = 2.0
+    temperature: Regionwise = (2.0, 2.0, 2.0)
     hard_weight: float = 1.0
     soft_weight: float = 1.0
+    doubt: float = 0.0
+    assistant_weight: float = 1.0
+    feature_weight: float = 0.0
+    consistency: float = 0.1
     hard_cases: bool = True
     foreground: float = 0.5
     validations: int = 10
@@ -88,17 +100,24 @@ class TrainOptions:
             divisor = STUDENTS[self.student].divisor
             if any(n <= 0 or n % divisor for n in self.patch):
                 problems.append(f"patch {self.patch}: every edge must be a multiple of {divisor}")
-        for name in ("iterations", "batch_size", "learning_rate", "temperature", "gradient_clip", "validations"):
-            if not 0 < getattr(self, name) < math.inf:
-                problems.append(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warm_up", "average", "foreground"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} must be in 0 to 1, not {getattr(self, name)}")
-        for name in ("weight_decay", "hard_weight", "soft_weight", "seed", "fold"):
-            if not 0 <= getattr(self, name) < math.inf:
-                problems.append(f"{name} must not be negative, but is {getattr(self, name)}")
+        positive = ("iterations", "batch_size", "learning_rate", "gradient_clip", "validations")
+        shares = ("warm_up", "average", "foreground", "doubt")
+        weights = ("hard_weight", "soft_weight", "assistant_weight", "feature_weight", "consistency")
+        values = {name: getattr(self, name) for name in (*positive, *shares, *weights, "weight_decay", "seed", "fold")}
+        values["augmentation.dropout"] = self.augmentation.dropout
+        for name, value in values.items():
+            if name in positive and not 0 < value < math.inf:
+                problems.append(f"{name} must be positive, not {value}")
+            elif name in (*shares, "augmentation.dropout") and not 0 <= value <= 1:
+                problems.append(f"{name} must be in 0 to 1, not {value}")
+            elif not 0 <= value < math.inf:
+                problems.append(f"{name} must not be negative, but is {value}")
+        if not all(0 < t < math.inf for t in self.temperature):
+            problems.append(f"temperature must be positive for each region, not {self.temperature}")
         if self.hard_weight == self.soft_weight == 0:
             problems.append("hard_weight and soft_weight are both 0: nothing would be trained")
+        if self.quantisation_aware and self.feature_weight > 0:
+            problems.append("feature_weight has no place in quantisation-aware training; leave it at 0")
         if problems:
             raise ConfigError("training options: " + "; ".join(problems))
 
@@ -107,6 +126,9 @@ class TrainOptions:
         """Decay of the running average: `average`, less in a short run, which averages over a tenth of itself."""
         return min(self.average, max(0.0, 1 - 1 / (_AVERAGED_SHARE * self.iterations)))
 
+
+CONTINUED: Final = TrainOptions(iterations=1000, learning_rate=2e-4)
+"""A trained student on other cases, a clinic's own for one: half a training at a tenth of its rate."""
 
 FINE_TUNING: Final = TrainOptions(iterations=200, learning_rate=2e-4, quantisation_aware=True)
 """Quantisation-aware fine-tuning: a tenth of a training at a tenth of its rate.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import logging
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from glialite_runtime.files import write_bytes
 from torch import nn
 
 from glialite_distill.evaluate import on_device
-from glialite_distill.history import HistoryRow
+from glialite_distill.guidance import Guidance, weights_digest
+from glialite_distill.history import LOSSES, HistoryRow
 from glialite_distill.patches import SoftLabels, TrainingData
 from glialite_distill.quant_aware import FakeQuantStudent
 from glialite_distill.student import STUDENTS, Student
@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 class TrainState:
     """Everything that changes while training and goes into a checkpoint.
 
-    `rounded` is `network` in the INT8 graph's arithmetic, in quantisation-aware training alone.
+    `rounded` is `network` in the INT8 graph's arithmetic, in quantisation-aware training alone; `projection` takes its
+    features to an assistant's, where they are compared. `sums` belong to the losses of a `HistoryRow`, in its order.
     """
 
     network: Student
@@ -44,8 +45,9 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     rounded: FakeQuantStudent | None = None
+    projection: nn.Conv3d | None = None
     iteration: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(LOSSES))
     history: list[HistoryRow] = field(default_factory=list)
 
 
@@ -60,7 +62,11 @@ def network_to_train(state: TrainState) -> nn.Module:
 
 
 def identity_of(
-    data: TrainingData, soft: SoftLabels | None, options: TrainOptions, initial: StudentFile | None
+    data: TrainingData,
+    soft: SoftLabels | None,
+    options: TrainOptions,
+    initial: StudentFile | None,
+    guidance: Guidance,
 ) -> dict[str, Any]:
     """Return, JSON-able, what two runs must share to be one training."""
     start = None
@@ -68,18 +74,16 @@ def identity_of(
         wanted = STUDENTS[options.student]
         if (initial.spec.widths, initial.spec.blocks) != (wanted.widths, wanted.blocks):
             raise ConfigError(f"the initial weights are those of a student {initial.spec}, not {options.student}")
-        digest = hashlib.sha256()
-        for name in sorted(initial.state):
-            digest.update(initial.state[name].contiguous().numpy().tobytes())
-        start = digest.hexdigest()
+        start = weights_digest(initial.state)
     plain: dict[str, Any] = asdict(options)
-    plain["patch"] = list(options.patch)
+    plain |= {"patch": list(options.patch), "temperature": list(options.temperature)}
     plain["augmentation"] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain["augmentation"].items()}
     return {
         "cohort_hash": data.cohort_hash,
         "soft_label_key": soft.key if soft else None,
         "options": plain,
         "initial": start,
+        **guidance.identity(data, options.fold),
     }
 
 
@@ -92,7 +96,7 @@ def check_same(identity: Mapping[str, Any], found: Mapping[str, Any], path: Path
         `found`, read from `path`, is not `identity`; the message names every difference.
     """
     different = [key for key in identity if key != "options" and found.get(key) != identity[key]]
-    had = {"quantisation_aware": False, **found.get("options", {})}  # older trainings do not say
+    had = found.get("options", {})
     different += [f"{k} ({had.get(k)}, now {v})" for k, v in identity["options"].items() if had.get(k) != v]
     if different:
         raise ConfigError(
@@ -102,7 +106,12 @@ def check_same(identity: Mapping[str, Any], found: Mapping[str, Any], path: Path
 
 
 def start_or_resume(
-    options: TrainOptions, path: Path, device: torch.device, identity: Mapping[str, Any], initial: StudentFile | None
+    options: TrainOptions,
+    path: Path,
+    device: torch.device,
+    identity: Mapping[str, Any],
+    initial: StudentFile | None,
+    guidance: Guidance,
 ) -> TrainState:
     """Return the state of the checkpoint at `path`, or a fresh one where there is none.
 
@@ -114,12 +123,16 @@ def start_or_resume(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = Student(STUDENTS[options.student])
+        projection = None
+        if guidance.assistant is not None and options.feature_weight > 0:
+            widths = network.spec.widths[-1], guidance.assistant.spec.widths[-1]
+            projection = nn.Conv3d(*widths, 1, bias=False).to(device)
     if network.head.bias is not None:
         nn.init.constant_(network.head.bias, _PRIOR_LOGIT)
     if initial is not None:
         network.load_state_dict(dict(initial.state))
     network = on_device(network, device)
-    kernels = [p for p in network.parameters() if p.ndim > 1]
+    kernels = [p for module in (network, projection) if module for p in module.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
@@ -129,6 +142,7 @@ def start_or_resume(
         torch.optim.AdamW(groups, lr=options.learning_rate),
         torch.amp.GradScaler(device.type, enabled=half),
         FakeQuantStudent(network) if options.quantisation_aware else None,
+        projection,
     )
     if path.is_file():
         try:
@@ -142,6 +156,8 @@ def start_or_resume(
         state.scaler.load_state_dict(saved["scaler"])
         if state.rounded is not None:
             state.rounded.ranges = saved["ranges"]
+        if state.projection is not None:
+            state.projection.load_state_dict(saved["projection"])
         state.iteration, state.sums = saved["iteration"], saved["sums"]
         state.history = [HistoryRow(**row) for row in saved["history"]]
         logger.info("continuing at iteration %d of %d", state.iteration, options.iterations)
@@ -165,6 +181,7 @@ def save_checkpoint(state: TrainState, path: Path, identity: Mapping[str, Any]) 
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
             "ranges": {} if state.rounded is None else state.rounded.ranges,
+            "projection": {} if state.projection is None else state.projection.state_dict(),
             "iteration": state.iteration,
             "sums": state.sums,
             "history": [asdict(row) for row in state.history],

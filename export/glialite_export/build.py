@@ -23,6 +23,7 @@ from glialite_runtime.errors import ExportError, ParityError
 from glialite_runtime.files import sha256_bytes, sha256_file
 from glialite_runtime.int8_engine import Int8Engine, kernel_kinds
 from glialite_runtime.int8_network import read_network
+from glialite_runtime.sequences import SEQUENCES
 
 from glialite_export import parity
 from glialite_export.graph import OPSET
@@ -227,6 +228,7 @@ def packing_of(
         opset=OPSET,
         spacing_mm=file.spacing_mm,
         decision=file.decision,
+        accepted_sequences=tuple(tuple(kept) for kept in made.get("accepted_sequences", [SEQUENCES])),
         sites={site for case in trained if (site := plan.workspace.sites.get(case))},
         training_cases=len(trained),
         provenance=provenance,

@@ -56,6 +56,8 @@ class Packing:
         Voxel size (z, y, x).
     decision : DecisionRule
         How logits become labels.
+    accepted_sequences : tuple of tuples of str
+        Sets of sequences that the student has learnt to work with.
     sites : collection of str
         Cohort codes of the training cases.
     training_cases : int
@@ -70,6 +72,7 @@ class Packing:
     opset: int
     spacing_mm: tuple[float, float, float]
     decision: DecisionRule
+    accepted_sequences: tuple[tuple[str, ...], ...]
     sites: Collection[str]
     training_cases: int
     provenance: Mapping[str, Any]
@@ -129,7 +132,7 @@ def manifest_of(packing: Packing) -> Manifest:
         name=packing.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         software=f"GliaLite {__version__}",
-        accepted_sequences=(SEQUENCES,),
+        accepted_sequences=packing.accepted_sequences,
         spacing_mm=packing.spacing_mm,
         decision=packing.decision,
         graphs=(Graph(GRAPH_FILE, "cpu", "int8", "depth-as-batch", packing.divisor, packing.opset),),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVersionError, ConfigError, OutputError
 from glialite_runtime.files import replacing, sha256_bytes
+from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Bundle",
     "Graph",
     "Manifest",
+    "Reliability",
     "default_bundle",
     "golden_file",
     "read_bundle",
@@ -72,6 +75,33 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Reliability:
+    """What was fitted on cases that training never saw; tuples in the order of `REGIONS`.
+
+    Attributes
+    ----------
+    temperature : tuple of float
+        Logits are divided by it before they are read as probabilities; no label depends on it.
+    volume_intervals : tuple of VolumeInterval
+        Around the volumes.
+    """
+
+    temperature: tuple[float, float, float]
+    volume_intervals: tuple[VolumeInterval, VolumeInterval, VolumeInterval]
+
+    def __post_init__(self) -> None:
+        intervals = self.volume_intervals
+        if len(self.temperature) != len(REGIONS) or len(intervals) != len(REGIONS):
+            raise ConfigError(
+                f"reliability: one temperature and one interval for each of {', '.join(REGIONS)} are needed"
+            )
+        if not all(0 < t < math.inf for t in self.temperature) or not all(
+            -math.inf < i.low <= i.high < math.inf and 0 < i.rate < 1 for i in intervals
+        ):
+            raise ConfigError(f"reliability: {self} holds a temperature or an interval that is none")
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``bundle.json`` says.
 
@@ -91,6 +121,8 @@ class Manifest:
         Teachers, folds, cohort hash, seeds, student, calibration cases, parity figures per hop.
     trained_on, intended_use : str
         One sentence each, shown in every report.
+    reliability : Reliability, optional
+        None in bundles that were made without it.
     """
 
     name: str
@@ -103,6 +135,7 @@ class Manifest:
     provenance: dict[str, Any]
     trained_on: str
     intended_use: str
+    reliability: Reliability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +296,21 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             provenance=dict(document["provenance"]),
             trained_on=str(document["trained_on"]),
             intended_use=str(document["intended_use"]),
+            reliability=_parse_reliability(document.get("reliability")),
         )
         return manifest, {str(name): str(digest) for name, digest in document["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise BundleIntegrityError(f"{path}: {MANIFEST} lacks or garbles {error}; make the bundle again") from error
+
+
+def _parse_reliability(found: Any) -> Reliability | None:
+    if found is None:
+        return None
+    intervals = (
+        VolumeInterval(float(i["rate"]), int(i["cases"]), float(i["low"]), float(i["high"]))
+        for i in found["volume_intervals"]
+    )
+    return Reliability(tuple(float(t) for t in found["temperature"]), tuple(intervals))  # type: ignore[arg-type] # checked
 
 
 def _parse_graph(graph: Any) -> Graph:

@@ -194,6 +194,7 @@ def write(segmentation: Segmentation, bundle: Bundle, out: Path) -> Outputs:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": fingerprint["software"],
         "volumes_ml": segmentation.volumes_ml,
+        "volume_intervals_ml": _intervals_ml(segmentation.volumes_ml, bundle),
         "not_reported": _not_reported(volume),
         "lesions": [asdict(lesion) for lesion in listed],
         "lesions_not_listed": len(segmentation.lesions) - len(listed),
@@ -217,6 +218,19 @@ def write(segmentation: Segmentation, bundle: Bundle, out: Path) -> Outputs:
     files = {p.name: sha256_file(p) for p in (outputs.labels, outputs.report, outputs.page)}
     write_json(outputs.manifest, {"case": segmentation.case.name, **fingerprint, "files": files})
     return outputs
+
+
+def _intervals_ml(volumes: dict[str, float | None], bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Return region -> `rate`, `low` and `high` in mL; empty for a bundle that brings none."""
+    reliability = bundle.manifest.reliability
+    if reliability is None:
+        return {}
+    found = {}
+    for (region, ml), interval in zip(volumes.items(), reliability.volume_intervals, strict=True):
+        if ml is not None:
+            low, high = interval.around(ml)
+            found[region] = {"rate": interval.rate, "low": round(low, 3), "high": round(high, 3)}
+    return found
 
 
 def _not_reported(volume: Volume) -> dict[str, str]:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 from glialite_calibration.volume_interval import (
-    VolumeInterval,
     cases_needed,
     fit_volume_interval,
     independent_cases,
 )
 from glialite_runtime.errors import CalibrationError, ConfigError
+from glialite_runtime.measure import VolumeInterval
 
 
 def test_the_limits_are_order_statistics() -> None:

@@ -24,7 +24,7 @@ def blob_batch(size: int = 24, samples: int = 1) -> Batch:
     image = torch.randn(samples, 4, size, size, size, generator=generator) + 3
     image[:, 0] = 1 + regions[:, 0]
     image[..., :3] = 0  # outside the brain
-    return Batch(image, labels, regions, torch.ones(samples, dtype=torch.bool))
+    return Batch(image, labels, regions, regions / 2, torch.ones(samples, dtype=torch.bool))
 
 
 def test_without_any_change_the_middle_comes_back() -> None:
@@ -34,13 +34,14 @@ def test_without_any_change_the_middle_comes_back() -> None:
     assert torch.equal(out.image, batch.image[..., 4:20, 2:22, 6:18])
     assert torch.equal(out.labels, batch.labels[..., 4:20, 2:22, 6:18])
     assert torch.equal(out.soft, batch.soft[..., 4:20, 2:22, 6:18])
+    assert torch.equal(out.doubt, batch.doubt[..., 4:20, 2:22, 6:18])
 
 
 def test_a_quarter_turn_takes_every_voxel_to_its_place() -> None:
-    """A turn by 90° about z equals index arithmetic: result[z, y, x] = input[z, n−1−x, y], in all three arrays."""
+    """A turn by 90° about z equals index arithmetic: result[z, y, x] = input[z, n−1−x, y], in all four arrays."""
     batch = blob_batch()
     out = move(batch, (24, 24, 24), (False, False, False), QUARTER)
-    for got, had in ((out.image, batch.image), (out.labels, batch.labels), (out.soft, batch.soft)):
+    for got, had in [(getattr(out, part), getattr(batch, part)) for part in ("image", "labels", "soft", "doubt")]:
         wanted = had.flip(-2).transpose(-1, -2)
         torch.testing.assert_close(got.float(), wanted.float(), atol=1e-4, rtol=0)
 
@@ -58,7 +59,7 @@ def test_magnification_doubles_a_box() -> None:
     """A matrix of one half doubles every edge of the tumour about the middle."""
     labels = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
     labels[0, 6:10, 7:9, 8:10] = 2
-    batch = Batch(torch.ones(1, 4, 16, 16, 16), labels, torch.zeros(1, 3, 16, 16, 16), torch.tensor([True]))
+    batch = Batch(torch.ones(1, 4, 16, 16, 16), labels, *torch.zeros(2, 1, 3, 16, 16, 16), torch.tensor([True]))
     out = move(batch, (16, 16, 16), (False,) * 3, np.eye(3) / 2)
     box = [(int(v.min()), int(v.max()) + 1) for v in torch.nonzero(out.labels[0]).T]
     assert box == [(4, 12), (6, 10), (8, 12)]
@@ -156,3 +157,15 @@ def test_a_patch_without_brain_stays_empty() -> None:
     batch = replace(blob_batch(), image=torch.zeros(1, 4, 24, 24, 24))
     out = augment(batch, (16, 16, 16), Augmentation(**dict.fromkeys(("intensity", "gamma", "noise"), 1.0)), 0, 0)
     assert not out.image.any()
+
+
+def test_another_view_lies_at_the_same_place() -> None:
+    """Labels, soft labels and doubts of two views are equal, turned and all; the images differ in intensity."""
+    batch = blob_batch(samples=2)
+    one, other = (
+        augment(batch, (16, 16, 16), replace(Augmentation(), affine=1.0, intensity=1.0), 0, 0, view) for view in (0, 1)
+    )
+    for part in ("labels", "soft", "doubt"):
+        assert torch.equal(getattr(one, part), getattr(other, part))
+    assert torch.equal(one.image != 0, other.image != 0)
+    assert not torch.equal(one.image, other.image)

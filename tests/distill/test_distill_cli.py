@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from glialite_distill import soft_labels
 from glialite_distill.cli import app
 from glialite_distill.student_file import load_student
-from glialite_distill.train_options import FINE_TUNING, TrainOptions
+from glialite_distill.train_options import CONTINUED, FINE_TUNING, TrainOptions
 from glialite_distill.workspace import Workspace
 from glialite_runtime.command import run
 
-VERBS = ("phantoms", "soft-labels", "train", "evaluate")
+VERBS = ("phantoms", "soft-labels", "pseudo-labels", "train", "evaluate")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,34 +62,21 @@ def test_soft_labels_without_teachers_are_refused(prepared: Workspace, capsys: p
     assert "teacher-train run" in capsys.readouterr().err
 
 
-@dataclass(frozen=True)
-class Store:
-    """What the soft-label module is asked for here."""
-
-    key: str = "k"
-    members: tuple[str, ...] = ("baseline",)
-    cases: tuple[str, ...] = ("c1", "c2")
-
-
-def test_soft_labels_say_what_was_made(
-    prepared: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The options reach the maker; new labels are counted, and none is said as such."""
-    asked = []
-
-    def make(workspace: Workspace, members: object, *, progress, **options: object) -> Store:
-        waiting = ["c1", "c2"] if not asked else []
-        asked.append((workspace.root, members, options))
-        list(progress(waiting, label="soft labels"))
-        return Store()
-
-    monkeypatch.setattr(soft_labels, "make_soft_labels", make)
-    command = ("soft-labels", "--workspace", prepared.root, "--members", "baseline, grokking", "--tta")
-    assert distill(*command, "--device", "cpu") == 0
-    assert "soft labels of 2 cases by baseline, 2 new" in capsys.readouterr().out
-    assert asked[0][1:] == (("baseline", "grokking"), {"tta": True, "device": "cpu", "restart": False})
+def test_soft_labels_say_what_was_made(trained: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Members and mirroring reach the store; what is new is counted, its size said, and nothing new is said as such."""
+    root = tmp_path / "w"
+    shutil.copytree(trained.root, root, symlinks=True)
+    command = ("soft-labels", "--workspace", root, "--members", "baseline, mednext-b", "--device", "cpu")
+    assert distill(*command, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == 4
+    assert distill(*command, "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["members"], made["new"]) == (["baseline", "mednext-b"], 4)
+    assert 0 < made["bytes_a_voxel"] < 6
     assert distill(*command) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert distill(*command, "--weights", "hybrid") == 2
+    assert "hybrid weights need" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +141,17 @@ def test_fine_tuning_continues_a_student_under_a_name_of_its_own(workspace: Path
     assert FINE_TUNING.iterations < TrainOptions().iterations
 
 
+def test_a_student_continues_on_other_cases_with_its_own_old_self_as_assistant(workspace: Path) -> None:
+    """A clinic's own cases: a tenth of the rate, half the iterations by default, and what it knew is asked for too."""
+    parent = workspace / "students" / "S" / "student.pt"
+    command = ("train", "--workspace", workspace, *TRAIN, "--init", parent, "--assistant", parent, "--name", "local")
+    assert distill(*command) == 0
+    provenance = load_student(workspace / "students" / "local" / "student.pt").provenance
+    assert provenance["options"]["learning_rate"] == CONTINUED.learning_rate == TrainOptions().learning_rate / 10
+    assert provenance["assistant"] == provenance["initial"]
+    assert provenance["last"]["assistant"] > 0
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -167,6 +163,10 @@ def test_fine_tuning_continues_a_student_under_a_name_of_its_own(workspace: Path
         (("--device", "abacus"), "unknown device"),
         (("--soft-weight", "1"), "distill soft-labels"),
         (("--quantisation-aware",), "with --init"),
+        (("--temperature", "2,3"), "WT,TC,ET"),
+        (("--temperature", "0"), "temperature must be positive"),
+        (("--unlabelled",), "distill pseudo-labels"),
+        (("--assistant", "nowhere.pt"), "does not exist"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

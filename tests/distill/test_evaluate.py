@@ -1,11 +1,10 @@
-"""Evaluation: scores by hand, label maps in any orientation, the trivial rule, and results that are kept."""
+"""Evaluation of cases: scores by hand, label maps in any orientation, withheld sequences, the trivial rule."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,21 +14,18 @@ import pytest
 import torch
 from glialite_distill.baseline import fit_flair_threshold, flair_labels, flair_source
 from glialite_distill.evaluate import (
-    CaseScore,
-    csv_text,
+    SCOPES,
+    NetworkSource,
+    bundle_source,
     evaluate,
     folder_source,
     load_labels,
     network_logits,
     score,
-    scores_json,
     student_source,
-    summarise,
-    table,
 )
-from glialite_distill.evaluate_run import EvaluationRequest, run_evaluation
 from glialite_distill.student import Student, StudentSpec
-from glialite_distill.student_file import StudentFile, save_student
+from glialite_distill.student_file import StudentFile
 from glialite_runtime.cases import find_case
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import ConfigError, GeometryError, InputError
@@ -81,54 +77,23 @@ def test_a_region_absent_from_both_is_no_number() -> None:
     assert math.isnan(got.dice[2])
 
 
+def test_volumes_are_those_of_the_regions() -> None:
+    """Voxels of 500 mm³: the truth has 1.5, 1 and 0.5 mL of WT, TC and ET, the prediction 0.5 of WT alone."""
+    got = score("s", "c", line(0, 2, 0, 0), line(1, 2, 3, 0), 500.0)
+    assert got.true_ml == (1.5, 1.0, 0.5)
+    assert got.predicted_ml == (0.5, 0.0, 0.0)
+
+
+def test_core_and_enhancement_are_not_scored_without_t1c() -> None:
+    """What cannot be told apart is no number, and no Dice of 0 either."""
+    got = score("s", "c", line(0, 2, 2), line(0, 2, 3), 1.0, ("t1n", "t2w", "t2f"))
+    assert got.dice[0] == 1
+    assert all(math.isnan(value) for value in (*got.dice[1:], *got.predicted_ml[1:]))
+
+
 def test_a_brain_without_tumour_counts_false_millilitres() -> None:
     """Two voxels of 500 mm³ predicted where there is nothing are 1 mL."""
     assert score("s", "c", line(0, 2, 3), line(0, 0, 0), 500.0).false_positive_ml == pytest.approx(1.0)
-
-
-NAN = math.nan
-SCORES = [
-    CaseScore("a", "c1", (0.8, 0.6, NAN), NAN),
-    CaseScore("b", "c1", (0.9, 0.9, 0.9), NAN),
-    CaseScore("a", "c2", (0.6, NAN, NAN), 3.0),
-]
-
-
-def test_absent_regions_are_left_out_of_the_mean_and_counted() -> None:
-    """Source a: WT over two cases, TC over one, ET over none."""
-    row = summarise(SCORES)[0]
-    assert row["source"] == "a"
-    assert row["dice"] == {"WT": pytest.approx(0.7), "TC": 0.6, "ET": None}
-    assert row["counted"] == {"WT": 2, "TC": 1, "ET": 0}
-    assert row["mean_dice"] == pytest.approx(0.65)
-    assert (row["tumour_free_cases"], row["false_positive_ml"]) == (1, 3.0)
-
-
-def test_the_results_are_plain_json() -> None:
-    """No NaN gets into the JSON."""
-    value = json.loads(json.dumps(scores_json(SCORES), allow_nan=False))
-    assert value["cases"][0] == {
-        "case": "c1",
-        "source": "a",
-        "dice": {"WT": 0.8, "TC": 0.6, "ET": None},
-        "false_positive_ml": None,
-    }
-
-
-def test_the_csv_has_a_line_a_case_and_source() -> None:
-    """NaN is an empty cell."""
-    lines = csv_text(SCORES).splitlines()
-    assert lines[0] == "case,source,dice_WT,dice_TC,dice_ET,false_positive_ml"
-    assert lines[1] == "c1,a,0.800000,0.600000,,"
-    assert lines[3] == "c2,a,0.600000,,,3.000000"
-
-
-def test_the_table_has_a_line_a_source() -> None:
-    """Means with the number of cases behind them; a dash where there is none."""
-    head, first, second = table(SCORES).splitlines()
-    assert "WT (n)" in head
-    assert first.split() == ["a", "0.700", "(2)", "0.600", "(1)", "-", "(0)", "0.650", "3.0", "(1)"]
-    assert second.split()[:3] == ["b", "0.900", "(1)"]
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 11), (4, 4, 4), (1, 9, 2)])
@@ -149,7 +114,7 @@ def test_label_maps_of_any_orientation_agree(case_folder: Path, tmp_path: Path, 
     """The same labels stored in other axes have a Dice of 1 with the truth."""
     folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels, axes)
     got = evaluate([find_case(case_folder)], {"same": folder_source(folder)})
-    assert got[0].dice == (1.0, 1.0, 1.0)
+    assert got.scores[0].dice == (1.0, 1.0, 1.0)
 
 
 def test_predictions_may_lie_flat(case_folder: Path, tmp_path: Path) -> None:
@@ -158,7 +123,7 @@ def test_predictions_may_lie_flat(case_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / f"{name}.nii.gz").write_bytes((case_folder / f"{name}-seg.nii.gz").read_bytes())
     got = evaluate([find_case(case_folder)], {"flat": folder_source(tmp_path / "flat")})
-    assert got[0].dice[0] == 1
+    assert got.scores[0].dice[0] == 1
 
 
 def test_a_missing_prediction_is_named(case_folder: Path, tmp_path: Path) -> None:
@@ -196,12 +161,12 @@ def test_a_student_is_decoded_on_the_input_grid(case_folder: Path, spacing_mm: f
     """A student that is sure everywhere fills the brain's box with ET, whatever voxel size it works at."""
     case = find_case(case_folder)
     volume = load_volume(case)
-    everywhere = student_source(student_file(9.0, spacing_mm), CPU)(case, volume)
+    everywhere = student_source(student_file(9.0, spacing_mm), CPU).predict(volume)[0]
     z, y, x = np.nonzero(np.any([channel != 0 for channel in volume.channels], axis=0))
     box = np.zeros_like(everywhere)
     box[z.min() : z.max() + 1, y.min() : y.max() + 1, x.min() : x.max() + 1] = 3
     np.testing.assert_array_equal(everywhere, box)
-    assert not student_source(student_file(-9.0, spacing_mm), CPU)(case, volume).any()
+    assert not student_source(student_file(-9.0, spacing_mm), CPU).predict(volume)[0].any()
 
 
 def bright(shape: tuple[int, int, int] = (12, 24, 12)) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
@@ -249,66 +214,64 @@ def test_the_flair_rule_needs_flair(case_folder: Path) -> None:
         evaluate([find_case(case_folder)], {"rule": flair_source(2.0)})
 
 
-@dataclass(frozen=True)
-class Split:
-    train: tuple[str, ...] = ("c",)
-    validation: tuple[str, ...] = ()
+def threshold(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return logits that follow t2f for WT and t1c for TC and ET."""
+    return np.stack([image[3] - 1.5, image[1] - 2, image[1] - 3])
 
 
-@dataclass(frozen=True)
-class Data:
-    cohort_hash: str = "h"
-    held_out: tuple[str, ...] = ()
-    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
-    splits: tuple[Split, ...] = (Split(),)
-
-    def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        return bright()
+NETWORK = NetworkSource(threshold, (2.0, 2.0, 2.0), DecisionRule())
 
 
-def request(case_folder: Path, tmp_path: Path) -> EvaluationRequest:
-    student = tmp_path / "student.pt"
-    save_student(student, student_file(9.0))
-    others = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
-    cohort = tmp_path / "cohort"
-    cohort.mkdir()
-    case_folder.rename(cohort / case_folder.name)
-    return EvaluationRequest(cohort, {"student": student}, {"copy": others}, csv=tmp_path / "dice.csv")
+def test_withheld_sequences_are_as_if_they_were_not_there(case_folder: Path) -> None:
+    """The score without t1n and t2w is that of a folder without the two files; without t1c only WT is scored."""
+    subsets = [("t1c", "t2f"), ("t2f",)]
+    everything, two, flair = evaluate([find_case(case_folder)], {"n": NETWORK}, subsets=subsets).scores
+    assert (everything.withheld, two.withheld, flair.withheld) == (False, True, True)
+    assert (two.sequences, flair.sequences) == (("t1c", "t2f"), ("t2f",))
+    assert math.isnan(flair.dice[1])
+    for sequence in ("t1n", "t2w"):
+        (case_folder / f"{case_folder.name}-{sequence}.nii.gz").unlink()
+    (alone, less) = evaluate([find_case(case_folder)], {"n": NETWORK}, subsets=subsets).scores
+    assert alone == replace(two, withheld=False)
+    assert less == flair
 
 
-def test_an_evaluation_compares_all_sources_and_keeps_the_result(case_folder: Path, tmp_path: Path) -> None:
-    """Student, copy and trivial rule are in the table; the second time the files are read; a changed input counts."""
-    wanted = request(case_folder, tmp_path)
-    first, kept = run_evaluation(wanted, Data(), CPU)
-    assert not kept
-    assert [row["source"] for row in first["summary"]] == ["student", "copy", "FLAIR > 0.75 SD"]
-    assert first["summary"][1]["mean_dice"] == 1.0
-    assert (tmp_path / "dice.csv").read_text().count("\n") == 4
-    again, kept = run_evaluation(wanted, Data(), CPU)
-    assert kept
-    assert again == first
-    put_prediction(tmp_path / "out", wanted.cohort / case_folder.name, lambda labels: 0 * labels)
-    changed, kept = run_evaluation(wanted, Data(), CPU)
-    assert not kept
-    assert changed["summary"][1]["mean_dice"] == 0
-    save_student(wanted.students["student"], student_file(-9.0))
-    assert run_evaluation(wanted, Data(), CPU)[0]["summary"][0]["mean_dice"] == 0
+def test_label_maps_are_not_asked_again_for_subsets(case_folder: Path, tmp_path: Path) -> None:
+    """A folder was made with all sequences: one score."""
+    folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
+    got = evaluate([find_case(case_folder)], {"f": folder_source(folder)}, subsets=[("t2f",)])
+    assert len(got.scores) == 1
+    assert not got.counts
 
 
-def test_a_changed_csv_is_written_again(case_folder: Path, tmp_path: Path) -> None:
-    """Files that somebody edited are not taken for the result."""
-    wanted = request(case_folder, tmp_path)
-    run_evaluation(wanted, None, CPU)
-    before = (tmp_path / "dice.csv").read_text()
-    (tmp_path / "dice.csv").write_text("edited")
-    result, kept = run_evaluation(wanted, None, CPU)
-    assert not kept
-    assert (tmp_path / "dice.csv").read_text() == before
-    assert result["summary"][-1]["source"] == "FLAIR > 2 SD"
+def test_probabilities_are_counted_in_the_brain_and_near_the_tumour(case_folder: Path) -> None:
+    """Every brain voxel once; near, those within five voxels of 2 mm along each axis of the true tumour."""
+    case = find_case(case_folder)
+    volume = load_volume(case)
+    truth = load_labels(case.label, volume) > 0
+    brain = np.any([channel != 0 for channel in volume.channels], axis=0)
+    near = np.zeros_like(brain)
+    for z, y, x in np.argwhere(truth):
+        near[max(z - 5, 0) : z + 6, max(y - 5, 0) : y + 6, max(x - 5, 0) : x + 6] = True
+    counts = evaluate([case], {"n": NETWORK}).counts["n"]
+    assert [int(counts[scope].voxels[0].sum()) for scope in SCOPES] == [brain.sum(), (brain & near).sum()]
+    assert [int(counts[scope].positives[0].sum()) for scope in SCOPES] == [truth.sum(), truth.sum()]
 
 
-def test_two_sources_of_one_name_are_refused(case_folder: Path, tmp_path: Path) -> None:
-    """One would hide the other."""
-    wanted = request(case_folder, tmp_path)
-    with pytest.raises(ConfigError, match="two sources are called student"):
-        run_evaluation(replace(wanted, compare={"student": tmp_path}), None, CPU)
+def test_cases_without_t1c_say_nothing_about_probabilities(case_folder: Path) -> None:
+    """Their TC and ET are not reported, so their logits do not count."""
+    (case_folder / f"{case_folder.name}-t1c.nii.gz").unlink()
+    assert not evaluate([find_case(case_folder)], {"n": NETWORK}).counts
+
+
+def test_a_bundle_is_run_as_the_clinic_runs_it(case_folder: Path, make_bundle: Callable[..., Path]) -> None:
+    """Its labels are those of the runtime's own segmentation."""
+    from glialite_runtime.bundle import read_bundle
+    from glialite_runtime.engine import open_engine
+    from glialite_runtime.predict import segment
+
+    case, path = find_case(case_folder), make_bundle()
+    bundle = read_bundle(path)
+    wanted = segment(case, bundle, open_engine(bundle)).labels
+    assert wanted.any()
+    np.testing.assert_array_equal(bundle_source(path).predict(load_volume(case))[0], wanted)

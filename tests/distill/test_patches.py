@@ -48,6 +48,9 @@ class Soft(Data):
         z, y, x = np.indices(self.shape)
         return (np.stack([z, y, x]) / 32).astype(np.float32)
 
+    def disagreement(self, case: str) -> npt.NDArray[np.float32]:
+        return self.load(case) / 2
+
 
 def cached(folder: Path, data: Data | None = None) -> tuple[CachedCase, ...]:
     data = data or Data()

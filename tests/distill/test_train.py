@@ -15,13 +15,16 @@ import torch
 from glialite_distill import student as students
 from glialite_distill import train as training
 from glialite_distill import train_options, train_state
+from glialite_distill.augment import Augmentation
 from glialite_distill.averaging import refresh_batch_norm, update_average
+from glialite_distill.guidance import Guidance
 from glialite_distill.quant_aware import FakeQuantStudent
-from glialite_distill.student import StudentSpec
-from glialite_distill.student_file import load_student, save_student
+from glialite_distill.student import Student, StudentSpec
+from glialite_distill.student_file import StudentFile, load_student
 from glialite_distill.train import Progress, RunSettings, TrainOptions, learning_rate, select_cases, train
 from glialite_distill.train_forecast import forecast
 from glialite_runtime.errors import CheckFailedError, ConfigError, TimeLimitReached
+from glialite_runtime.sequences import SEQUENCES
 from torch import nn
 
 SHAPE = (20, 24, 18)
@@ -71,6 +74,9 @@ class Soft:
 
     def load(self, case: str) -> npt.NDArray[np.float32]:
         return np.stack([self.value(ball(int(case[1:])))] * 3).astype(np.float32)
+
+    def disagreement(self, case: str) -> npt.NDArray[np.float32]:
+        return np.zeros((3, *SHAPE), np.float32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -220,7 +226,10 @@ def test_a_finished_training_is_not_done_again(whole: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"seed": 5}, r"seed \(0, now 5\)"), ({"temperature": 3.0}, r"temperature \(2.0, now 3.0\)")],
+    [
+        ({"seed": 5}, r"seed \(0, now 5\)"),
+        ({"temperature": (3.0, 2.0, 2.0)}, r"temperature \(\[2.*now \[3.0, 2.0"),
+    ],
 )
 def test_a_training_with_other_options_is_not_mixed_up(whole: Path, changed: dict[str, object], said: str) -> None:
     """The message names each option that differs, and what to do."""
@@ -347,21 +356,13 @@ def test_fine_tuning_and_training_are_not_mixed_up(whole: Path, tuned: Path) -> 
         train(Data(), Soft(), options(), settings(tuned.parent), load_student(whole / "student.pt"))
 
 
-def test_trainings_from_before_there_was_fine_tuning_are_still_known(whole: Path, tmp_path: Path) -> None:
-    """A finished training whose options do not say whether it rounded is an ordinary one."""
-    file = load_student(whole / "student.pt")
-    older = {key: value for key, value in file.provenance["options"].items() if key != "quantisation_aware"}
-    save_student(tmp_path / "run" / "student.pt", replace(file, provenance={**file.provenance, "options": older}))
-    assert train(Data(), Soft(), options(), settings(tmp_path)).provenance["options"] == older
-
-
 def test_a_forecast_writes_nothing(tmp_path: Path) -> None:
     """It counts cases and iterations, times a few of them, and leaves no file."""
     ahead = forecast(Data(), Soft(), options(), settings(tmp_path))
     assert (ahead.training_cases, ahead.soft_label_cases, ahead.validation_cases) == (2, 1, 1)
     assert ahead.iterations_left == 8
     assert 0 < ahead.seconds < 60
-    assert ahead.disk_mb > 3 * 15 * math.prod(SHAPE) / 1e6
+    assert ahead.disk_mb > 3 * 21 * math.prod(SHAPE) / 1e6
     assert list(tmp_path.iterdir()) == []
 
 
@@ -400,3 +401,111 @@ def test_batch_norm_statistics_without_batches_stay() -> None:
     layer.running_mean = torch.tensor([77.0])
     refresh_batch_norm(layer, [])
     assert layer.running_mean.item() == 77
+
+
+def a_student(folder: Path, seed: int) -> StudentFile:
+    """Return a student of one iteration."""
+    return train(Data(), Soft(), options(iterations=1, validations=1, seed=seed), settings(folder / f"assistant{seed}"))
+
+
+def test_the_provenance_says_which_subsets_were_learnt(whole: Path, tmp_path: Path) -> None:
+    """All 15 with dropout, the full set alone without."""
+    assert load_student(whole / "student.pt").provenance["accepted_sequences"] == [list(SEQUENCES)]
+    some = replace(Augmentation(), dropout=0.25)
+    file = train(Data(), Soft(), options(iterations=1, validations=1, augmentation=some), settings(tmp_path))
+    assert len(file.provenance["accepted_sequences"]) == 15
+
+
+def test_a_student_sees_patches_without_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the share 1 no patch that reaches the network has all four."""
+    seen: list[torch.Tensor] = []
+    plain = Student.forward
+
+    def forward(self: Student, image: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append(image.flatten(2).any(2))
+        return plain(self, image)
+
+    monkeypatch.setattr(Student, "forward", forward)
+    always = replace(Augmentation(), dropout=1.0)
+    train(Data(), Soft(), options(iterations=3, validations=1, augmentation=always), settings(tmp_path))
+    assert len(seen) == 3 + 12
+    assert not torch.cat(seen).all(1).any()
+
+
+def test_an_assistant_is_followed(tmp_path: Path) -> None:
+    """Without truth and teachers' weight to speak of, the student's probabilities come close to the assistant's."""
+    teacher = train(Data(), None, options(iterations=40, soft_weight=0.0, learning_rate=1e-2), settings(tmp_path / "a"))
+    alike = options(iterations=40, hard_weight=1e-6, soft_weight=0.0, learning_rate=1e-2, seed=7)
+    file = train(Data(), None, alike, settings(tmp_path / "b"), None, Guidance(teacher))
+    rows = (tmp_path / "b" / "run" / "history.csv").read_text().splitlines()
+    column = rows[0].split(",").index("assistant")
+    losses = [float(row.split(",")[column]) for row in rows[1:]]
+    assert losses[-1] < 0.5 * losses[0]
+    assert file.provenance["last"]["dice_wt"] > 0.3
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Two scans without labels, of one of which the teachers are sure."""
+
+    key: str = "scans" * 4
+    cases: tuple[str, ...] = ("u3", "u4")
+    soft: Soft = field(default_factory=lambda: Soft(("u3",)))
+
+    def load(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        return Data().load(case)
+
+
+def guided(folder: Path) -> tuple[TrainOptions, Guidance]:
+    return options(feature_weight=0.5), Guidance(a_student(folder, 1), Scans())
+
+
+def test_guided_training_stopped_after_every_iteration_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    """Assistant, projection, scans without labels and the averaged student: all continue bit for bit."""
+    chosen, guidance = guided(tmp_path)
+    straight = train(Data(), Soft(), chosen, settings(tmp_path / "straight"), None, guidance)
+    assert all(straight.provenance["last"][part] > 0 for part in ("assistant", "features", "unlabelled"))
+    for _ in range(7):
+        with pytest.raises(TimeLimitReached):
+            train(Data(), Soft(), chosen, settings(tmp_path, time_limit_s=0.0), None, guidance)
+    train(Data(), Soft(), chosen, settings(tmp_path, time_limit_s=0.0), None, guidance)
+    one, other = (folder / "run" / "student.pt" for folder in (tmp_path, tmp_path / "straight"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_another_assistant_or_other_scans_are_another_training(tmp_path: Path) -> None:
+    """The message names what differs."""
+    chosen, guidance = guided(tmp_path)
+    run = settings(tmp_path, time_limit_s=0.0)
+    with pytest.raises(TimeLimitReached):
+        train(Data(), Soft(), chosen, run, None, guidance)
+    for changed, said in (
+        (replace(guidance, assistant=a_student(tmp_path, 2)), "different: assistant"),
+        (replace(guidance, unlabelled=Scans("other")), "different: unlabelled"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            train(Data(), Soft(), chosen, run, None, changed)
+
+
+def test_a_forecast_counts_the_assistant(tmp_path: Path) -> None:
+    """It runs with all helpers and leaves no file."""
+    chosen, guidance = guided(tmp_path / "made")
+    assert forecast(Data(), Soft(), chosen, settings(tmp_path / "new"), None, guidance).iterations_left == 8
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"doubt": 2.0}, "doubt must be in 0 to 1"),
+        ({"temperature": (2.0, 0.0, 2.0)}, "temperature must be positive"),
+        ({"augmentation": Augmentation(dropout=-0.1)}, "dropout must be in 0 to 1"),
+        ({"consistency": -1.0}, "consistency must not be negative"),
+        ({"quantisation_aware": True, "feature_weight": 1.0}, "feature_weight has no place"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(changed: dict[str, object], said: str) -> None:
+    """One sentence each."""
+    with pytest.raises(ConfigError, match=said):
+        options(**changed)

@@ -9,6 +9,7 @@ import pytest
 from glialite_export.pack import MAX_BUNDLE_BYTES, Packing, bundle_files, golden_crop, manifest_of, model_card, notice
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import ExportError
+from glialite_runtime.sequences import SEQUENCES
 
 PACKING = Packing(
     name="glialite-S-0123",
@@ -17,6 +18,7 @@ PACKING = Packing(
     opset=17,
     spacing_mm=(2.0, 1.5, 1.0),
     decision=DecisionRule((0.5, 0.7, 0.7), (100.0, 50.0, 0.0)),
+    accepted_sequences=(SEQUENCES,),
     sites=("PHA",),
     training_cases=9,
     provenance={

@@ -6,15 +6,17 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from glialite_runtime import bundle as module
-from glialite_runtime.bundle import MANIFEST, default_bundle, read_bundle, write_bundle
+from glialite_runtime.bundle import MANIFEST, Reliability, default_bundle, read_bundle, write_bundle
 from glialite_runtime.engine import OnnxEngine, open_engine
 from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVersionError, CheckFailedError, OutputError
 from glialite_runtime.files import sha256_bytes
+from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.verify import selftest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -204,3 +206,31 @@ def test_selftest_compares_bit_for_bit(make_bundle: MakeBundle) -> None:
     write_bundle(path, bundle.manifest, {**bundle.files, name: content})
     with pytest.raises(CheckFailedError, match="comes out differently"):
         selftest(read_bundle(path))
+
+
+def test_reliability_comes_back(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """Temperatures and volume intervals survive the file; a bundle without them has none."""
+    plain = read_bundle(make_bundle())
+    assert plain.manifest.reliability is None
+    interval = VolumeInterval(0.9, 24, -0.2, 0.3)
+    wanted = Reliability((1.5, 1.0, 2.0), (interval, interval, interval))
+    write_bundle(tmp_path / "more", replace(plain.manifest, reliability=wanted), plain.files)
+    assert read_bundle(tmp_path / "more").manifest.reliability == wanted
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"temperature": [1, 1], "volume_intervals": []},
+        {"temperature": [1, 1, 0], "volume_intervals": [{"rate": 0.9, "cases": 20, "low": 0, "high": 1}] * 3},
+        {"temperature": [1, 1, 1], "volume_intervals": [{"rate": 0.9, "cases": 20, "low": 2, "high": 1}] * 3},
+    ],
+    ids=["empty", "too few", "temperature 0", "upside down"],
+)
+def test_reliability_that_is_none_is_refused(make_bundle: MakeBundle, bad: dict[str, object]) -> None:
+    """A sealed manifest with such figures is damaged all the same."""
+    path = make_bundle()
+    rewrite(path, reliability=bad)
+    with pytest.raises(BundleIntegrityError, match="garbles"):
+        read_bundle(path)
