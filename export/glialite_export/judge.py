@@ -21,7 +21,7 @@ NEAR: Final = 2.0
 """Logits at most so far from their threshold decide an outline; what happens to the others changes no label."""
 
 _EQUAL_DICE: Final = 0.001
-_EQUAL_ERROR: Final = 2.0
+_EQUAL_ERROR: Final = 1.25
 
 Load = Callable[[str], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
 """Case -> image (4, z, y, x), labels (z, y, x)."""
@@ -57,8 +57,8 @@ def pick(scores: Mapping[str, Score]) -> str:
     """Return the name of the best candidate.
 
     The worst region's Dice decides, then the squared error. Candidates within 0.001 of the best Dice, and of these the
-    ones within twice the smallest error, count as equal, and the first of them wins: differences as small as that are
-    chance, so the caller puts first what is safest on cases that nobody has seen.
+    ones within 1.25 times the smallest error, count as equal, and the first of them wins: differences as small as that
+    are chance, so the caller puts first what is safest on cases that nobody has seen.
     """
     best = max(score.worst for score in scores.values())
     equal = {name: score for name, score in scores.items() if score.worst >= best - _EQUAL_DICE}

@@ -142,7 +142,8 @@ def _sum(entry: dict[str, Any], constants: Mapping[str, npt.NDArray[Any]]) -> In
     one, other, target = ((float(constants[scale]), int(constants[zero_point])) for scale, zero_point in entry["grids"])
     # Scales are the same times powers of two, so every step of this is exact, as it is in onnxruntime's floats.
     total = one[0] * (levels[:, None] - one[1]) + other[0] * (levels - other[1])
-    table = np.clip(np.rint(total / target[0]) + target[1], 0, 255).astype(np.uint8)
+    # The zero point belongs inside the rounding: halves, which are common here, go to the even level, not the even sum.
+    table = np.clip(np.rint(total / target[0] + target[1]), 0, 255).astype(np.uint8)
     return Int8Sum((first, second), entry["target"], table)
 
 

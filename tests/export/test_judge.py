@@ -21,7 +21,7 @@ def score(worst: float, error: float) -> Score:
     [
         ({"wide": score(-0.003, 0.1), "narrow": score(-0.001, 9.0)}, "narrow"),
         ({"wide": score(-0.0019, 0.5), "narrow": score(-0.001, 0.1)}, "narrow"),
-        ({"wide": score(-0.0019, 0.19), "narrow": score(-0.001, 0.1)}, "wide"),
+        ({"wide": score(-0.0019, 0.12), "narrow": score(-0.001, 0.1)}, "wide"),
         ({"wide": score(0.02, 0.3), "narrow": score(0.0, 0.1)}, "narrow"),
         ({"wide": Score({"ET": None}, 0.0), "narrow": Score({"ET": None}, 0.0)}, "wide"),
     ],

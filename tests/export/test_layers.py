@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from glialite_calibration.ranges import activation_ranges, collect
@@ -16,6 +17,7 @@ from glialite_export.int8 import OutputGrid, observed_tensors, quantize, with_ou
 from glialite_export.layers import layers_of, with_layers
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
+from glialite_runtime import int8_network
 from glialite_runtime.bundle import Graph
 from glialite_runtime.engine import OnnxEngine
 from glialite_runtime.errors import BundleIntegrityError
@@ -87,6 +89,35 @@ def test_layers_of_13_bit_weights_do_too(kind: str) -> None:
     compiled, reference = engines(graph, 8, kind)
     image = noise((24, 32, 40))
     np.testing.assert_array_equal(compiled.logits(image), reference.logits(image))
+
+
+@pytest.mark.parametrize("zero_points", [(0, 128, 0), (134, 128, 127), (7, 128, 128), (255, 0, 1)])
+@pytest.mark.parametrize("halvings", [0, 1, 2, 12])
+def test_sums_of_limbs_are_onnxruntimes_for_every_pair_of_bytes(
+    zero_points: tuple[int, int, int], halvings: int
+) -> None:
+    """All 65 536 pairs; halves, on grids a power of two apart, are common, and go to the even level."""
+    step = np.float32(0.37)
+    grids = [
+        (step, np.uint8(zero_points[0])),
+        (np.float32(step * 0.5**halvings), np.uint8(zero_points[1])),
+        (step, np.uint8(zero_points[2])),
+    ]
+    first, second = (
+        pair.astype(np.uint8).ravel() for pair in np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    )
+    names = [name for n in "abc" for name in (f"{n}_scale", f"{n}_zero_point")]
+    values = dict(zip(names, (value for grid in grids for value in grid), strict=True))
+    inputs = ["a", *names[:2], "b", *names[2:]]
+    node = onnx.helper.make_node("QLinearAdd", inputs, ["c"], domain="com.microsoft")
+    tensors = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, [65536]) for n in "abc"]
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = onnx.helper.make_graph([node], "g", tensors[:2], tensors[2:], constants)
+    sets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=sets, ir_version=8)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"a": first, "b": second})[0]
+    entry = {"sources": ["a", "b"], "target": "c", "grids": [names[:2], names[2:4], names[4:]]}
+    np.testing.assert_array_equal(int8_network._sum(entry, values).table[first, second], expected)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
