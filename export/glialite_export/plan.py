@@ -24,7 +24,7 @@ from glialite_export.int8_choice import AUTO
 
 __all__ = ["Plan", "Request", "Track", "finished", "plan_build"]
 
-_VERSION: Final = 6
+_VERSION: Final = 7
 """Raised when the same inputs would give another bundle."""
 
 Track = Callable[[Iterable[str], str], Iterable[str]]
