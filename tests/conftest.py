@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +26,17 @@ BIAS = (-6.0, -8.0, -14.0)
 """Of the threshold network: WT above 1.5 SD in FLAIR, TC above 2 and ET above 3.5 SD in T1c."""
 
 REAL_DATA = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def load_bench(name: str) -> ModuleType:
+    """Return a script of bench/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "bench" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from glialite_calibration.reliability import BINS
-from glialite_runtime.files import replacing
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
 from glialite_distill.evaluate import NEAR_MM, SCOPES
+from glialite_distill.figures import new_figure, save_figure
 
 __all__ = ["markdown", "write_reliability"]
 
@@ -111,11 +111,7 @@ def write_reliability(path: Path, found: Mapping[str, Any]) -> None:
     found : mapping
         Of `reliability_json`, not empty. Thin lines are before temperature, thick ones after.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second, needed once
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(3.4 * len(REGIONS), 3.2 * len(found) + 0.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * len(REGIONS), 3.2 * len(found) + 0.4)
     panels = figure.subplots(len(found), len(REGIONS), squeeze=False, sharex=True, sharey=True)
     for (source, scopes), line in zip(found.items(), panels, strict=True):
         for region, axes in zip(REGIONS, line, strict=True):
@@ -138,5 +134,4 @@ def write_reliability(path: Path, found: Mapping[str, Any]) -> None:
         line[0].set_ylabel("share that is there")
     for axes in panels[-1]:
         axes.set_xlabel("probability")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(path, figure)

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from glialite_runtime.files import replacing, write_bytes
+from glialite_runtime.files import write_bytes
 from glialite_runtime.sequences import REGIONS
+
+from glialite_distill.figures import new_figure, save_figure
 
 __all__ = ["LOSSES", "HistoryRow", "write_curve", "write_history"]
 
@@ -61,11 +63,7 @@ def write_history(path: Path, rows: Sequence[HistoryRow]) -> None:
 
 def write_curve(path: Path, rows: Sequence[HistoryRow]) -> None:
     """Draw loss and validation Dice over the iterations as PNG, in one step."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second, needed once
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4)
     left, right = figure.subplots(1, 2)
     at = [row.iteration for row in rows]
     for name in LOSSES:
@@ -78,5 +76,4 @@ def write_curve(path: Path, rows: Sequence[HistoryRow]) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(path, figure)

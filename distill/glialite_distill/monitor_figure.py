@@ -8,8 +8,8 @@ from textwrap import fill
 from typing import Any, Final
 
 import numpy as np
-from glialite_runtime.files import replacing
 
+from glialite_distill.figures import new_figure, save_figure
 from glialite_distill.monitor import Curves, Verdict, curves_of_run, judge
 from glialite_distill.recipes import RECIPES
 from glialite_distill.runs import fold_folder, read_history
@@ -58,11 +58,7 @@ def draw(curves: Curves, verdict: Verdict, path: Path, title: str, score: str = 
     score : str
         Name of the validation score.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second, needed once
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(9, 7), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 7)
     figure.suptitle(title, fontweight="bold")
     upper, lower, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(6, 4, 2))
     upper.set_title(fill(verdict.sentence, 105), fontsize=9, loc="left")
@@ -90,8 +86,7 @@ def draw(curves: Curves, verdict: Verdict, path: Path, title: str, score: str = 
     _mark((upper, lower, bottom), curves, verdict)
     _legend((upper, right))
     _legend(axes)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(path, figure)
 
 
 def _line(axes: Any, epochs: Any, values: Any, colour: str, label: str) -> None:

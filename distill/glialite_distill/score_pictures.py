@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from glialite_runtime import nifti
-from glialite_runtime.files import replacing
 from glialite_runtime.picture import COLOURS, PLANES, draw, largest_slices
 from glialite_runtime.sequences import REGION_LABELS, REGIONS
 from glialite_runtime.volume import Orientation
 
+from glialite_distill.figures import new_figure, save_figure
 from glialite_distill.label_maps import Pair
 from glialite_distill.score_tables import SHOWN, agreement, headline
 from glialite_distill.scores import ROWS, Score
@@ -24,24 +24,11 @@ from glialite_distill.surface_distance import bounding_box
 
 __all__ = ["find_image", "write_agreement", "write_bars", "write_case"]
 
+_DPI: Final = 110
 _LEAST_ML: Final = 1.0  # height of an axis of volume differences, also where there are none
 _MARGIN: Final = 10  # voxels
 _UNIT_SCALE: Final = ("Dice", "NSD")
 _SEQUENCE_FOR: Final = {"WT": ("t2f", "t1c"), "TC": ("t1c", "t2f"), "ET": ("t1c", "t2f")}
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second, needed once
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
 
 
 def write_bars(path: Path, scores: Sequence[Score]) -> None:
@@ -50,7 +37,7 @@ def write_bars(path: Path, scores: Sequence[Score]) -> None:
     models = list(dict.fromkeys(s.model for s in scores))
     across = min(len(columns), 4)
     down = math.ceil(len(columns) / across)
-    figure = _figure(3.4 * across, 2.9 * down + 0.4)
+    figure = new_figure(3.4 * across, 2.9 * down + 0.4, _DPI)
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for axes, column in zip(panels, columns, strict=False):
         title = SHOWN[column][0]
@@ -81,13 +68,13 @@ def write_bars(path: Path, scores: Sequence[Score]) -> None:
     for axes in panels[len(columns) :]:
         axes.set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(models), 4))
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def write_agreement(path: Path, scores: Sequence[Score]) -> None:
     """Draw Bland-Altman plots of the volumes: a row a model, a column a region."""
     models = list(dict.fromkeys(s.model for s in scores))
-    figure = _figure(11, 3.2 * len(models))
+    figure = new_figure(11, 3.2 * len(models), _DPI)
     panels = figure.subplots(len(models), len(ROWS), squeeze=False)
     for model, line in zip(models, panels, strict=True):
         for region, axes in zip(ROWS, line, strict=True):
@@ -107,7 +94,7 @@ def write_agreement(path: Path, scores: Sequence[Score]) -> None:
             if found.differences_ml and np.ptp(axes.get_ylim()) < _LEAST_ML:
                 axes.set_ylim(found.bias_ml - _LEAST_ML / 2, found.bias_ml + _LEAST_ML / 2)
         line[0].set_ylabel("predicted − true (mL)", fontsize=8)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def find_image(label_map: Path, case: str, region: str) -> Path | None:
@@ -141,7 +128,7 @@ def write_case(path: Path, score: Score, pair: Pair, image: Path | None) -> None
     for labels in (reference, prediction):
         content = (draw(channel, np.ascontiguousarray(labels), p, at[p.axis], spacing) for p in PLANES)  # type: ignore[arg-type]  # three axes
         rows.append([_pixels(png) for png in content])
-    figure = _figure(11, 7.6)
+    figure = new_figure(11, 7.6, _DPI)
     panels = figure.subplots(2, 3)
     for line, pictures, name in zip(panels, rows, ("reference", "prediction"), strict=True):
         for axes, picture, plane in zip(line, pictures, PLANES, strict=True):
@@ -153,7 +140,7 @@ def write_case(path: Path, score: Score, pair: Pair, image: Path | None) -> None
     figure.suptitle(f"{score.case} by {score.model}: {shown}; {volumes}", fontsize=11)
     key = [Line2D([], [], color="#{:02x}{:02x}{:02x}".format(*COLOURS[r]), label=r) for r in REGIONS]
     figure.legend(handles=key, loc="outside lower center", ncols=len(key))
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def _channel(image: Path | None, tumour: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

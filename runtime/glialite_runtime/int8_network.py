@@ -18,12 +18,13 @@ from glialite_runtime.errors import BundleIntegrityError
 from glialite_runtime.onnx_file import OnnxFile, read_onnx
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
-__all__ = ["LAYERS_NOTE", "Int8Layer", "Int8Network", "Int8Sum", "read_network"]
+__all__ = ["BLOCK", "LAYERS_NOTE", "Int8Layer", "Int8Network", "Int8Sum", "read_network"]
 
 LAYERS_NOTE: Final = "glialite.layers"
 """Name of the note in the ONNX file: JSON, `image`, `layers` in order, `joins` and `output`."""
 
-_BLOCK: Final = 8  # voxels of 2 × 2 × 2
+BLOCK: Final = 8
+"""Voxels of 2 × 2 × 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +182,13 @@ def _layer(
 def _on_blocks(layer: Int8Layer, zero_point: int) -> Int8Layer:
     """Return the first layer, a kernel of 2 and a stride of 2 on the image, as one of kernel 1 on blocks of it."""
     outputs = len(layer.weight)
-    weight = layer.weight.reshape(outputs, 1, 1, 1, _BLOCK * len(SEQUENCES))
+    weight = layer.weight.reshape(outputs, 1, 1, 1, BLOCK * len(SEQUENCES))
     bias = layer.bias - zero_point * weight.reshape(outputs, -1).sum(axis=1, dtype=np.int32)
     return Int8Layer(layer.source, layer.target, weight, bias.astype(np.int32), layer.scale, layer.zero_point, 1, False)
 
 
 def _by_region(layer: Int8Layer) -> Int8Layer:
     """Return the last layer with its outputs, blocks of three regions, ordered by region first."""
-    order = np.arange(_BLOCK * len(REGIONS)).reshape(_BLOCK, len(REGIONS)).T.reshape(-1)
+    order = np.arange(BLOCK * len(REGIONS)).reshape(BLOCK, len(REGIONS)).T.reshape(-1)
     weight, bias, scale = layer.weight[order], layer.bias[order], layer.scale[order]
     return Int8Layer(layer.source, layer.target, weight, bias, scale, layer.zero_point, 1, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -11,18 +10,13 @@ import pytest
 from glialite_distill import recipes
 from glialite_distill.prepare import Request, prepare
 
+from tests.conftest import load_bench
 from tests.distill.conftest import TINY, write_cohort
 
 
 @pytest.fixture(scope="module")
 def loading() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "loading.py"
-    spec = importlib.util.spec_from_file_location("loading", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_bench("loading")
 
 
 def test_the_patch_lies_in_the_middle(loading: ModuleType) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,17 +10,12 @@ import pytest
 from glialite_runtime.bundle import read_bundle
 from glialite_runtime.command import run
 
+from tests.conftest import load_bench
+
 
 @pytest.fixture(scope="module")
 def proof() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "proof_cpu.py"
-    spec = importlib.util.spec_from_file_location("proof_cpu", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["proof_cpu"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_bench("proof_cpu")
 
 
 def rows(proof: ModuleType) -> list[dict[str, str]]:

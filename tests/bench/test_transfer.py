@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,17 +9,12 @@ import pytest
 from glialite_distill.cohort import check_splits
 from glialite_distill.recipes import RECIPES
 
+from tests.conftest import load_bench
+
 
 @pytest.fixture(scope="module")
 def transfer() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "transfer.py"
-    spec = importlib.util.spec_from_file_location("transfer_experiment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["transfer_experiment"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_bench("transfer")
 
 
 def cohort(folder: Path, site: str, names: tuple[str, ...]) -> Path:

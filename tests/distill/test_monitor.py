@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import pytest
 from glialite_distill.monitor import Curves, join_histories, judge
 from glialite_distill.runs import read_history
 from glialite_runtime.errors import InputError
+
+from tests.conftest import load_bench
 
 DATA = Path(__file__).parent / "data" / "grokking"
 CONTROLS = ("no-weight-decay", "random-answers", "learned-at-once")
@@ -214,13 +214,7 @@ def test_a_verdict_becomes_json() -> None:
 @pytest.mark.slow
 def test_the_experiment_itself_groks() -> None:
     """Run anew on this machine, the toy network still groks and the one without weight decay still does not."""
-    path = Path(__file__).parents[2] / "bench" / "grokking_toy.py"
-    spec = importlib.util.spec_from_file_location("grokking_toy", path)
-    assert spec is not None
-    assert spec.loader is not None
-    toy = importlib.util.module_from_spec(spec)
-    sys.modules["grokking_toy"] = toy
-    spec.loader.exec_module(toy)
+    toy = load_bench("grokking_toy")
     for name, expected in (("grokking", True), ("no-weight-decay", False)):
         experiment = replace(toy.EXPERIMENTS[name], epochs=300)
         assert (judge(join_histories(list(toy.train(experiment)))).jump is not None) == expected, name
