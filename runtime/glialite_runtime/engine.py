@@ -162,6 +162,6 @@ def _engines(graph: Graph, model: bytes, threads: int, *, low_memory: bool) -> I
     elif low_memory:
         raise BackendUnavailableError(
             "--low-memory needs the compiled kernels, which are not there for this processor or this bundle; leave it "
-            "out to work in onnxruntime, with about 700 MB"
+            "out to work in onnxruntime, with about 450 MB"
         )
     yield OnnxEngine(graph, model, threads)
