@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from glialite_runtime.errors import BackendUnavailableError, ConfigError
 
-__all__ = ["pick_device"]
+__all__ = ["mixed_precision", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,3 +26,17 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError("CUDA is not available here; use --device cpu, or install torch with CUDA")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the automatic mixed precision to train with: bfloat16 where the hardware multiplies it, else FP16 on CUDA.
+
+    A processor with AVX-512 BF16 or AMX trains a 3-D U-Net about twice as fast with it (`bench/mixed_precision.py`);
+    one without computes in FP32, since emulating bfloat16 is slower.
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    able = torch.cpu.get_capabilities()
+    if device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16")):
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()

@@ -143,7 +143,7 @@ def _plan(out: Path, *, patients: int, seed: int, **choice: Any) -> _Plan:
         style = styles[int(stream(own, "style").integers(len(styles)))]
         settings = settings_for(choice["world"], style, small=choice["small"])
         for time_point in range(2 if number % _SECOND_SCAN_EVERY == 3 else 1):
-            jobs.append(_Job(out / f"BraTS-PHA-{number:05d}-{time_point:03d}", own, settings, time_point))
+            jobs.append(_Job(out / f"BraTS-PHA-{seed:03d}{number:04d}-{time_point:03d}", own, settings, time_point))
     request = {"generator_version": GENERATOR_VERSION, "seed": seed, **choice}
     return _Plan(request, tuple(jobs), _finished(out / COHORT_FILE, request))
 

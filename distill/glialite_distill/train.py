@@ -66,7 +66,7 @@ class RunSettings:
     cache : Path
         Gets the cases in a form to cut patches from.
     device : torch.device
-        Mixed precision is used on CUDA alone.
+        See `mixed_precision`.
     time_limit_s : float
         Seconds after which the run stops in order.
     checkpoint_s : float

@@ -12,6 +12,7 @@ from glialite_runtime.errors import CheckFailedError
 
 from glialite_distill.augment import augment
 from glialite_distill.averaging import update_average
+from glialite_distill.device import mixed_precision
 from glialite_distill.guidance import feature_loss, ramp, with_features
 from glialite_distill.losses import DistillationLoss, LossTerms, SoftTarget, weighted_mean
 from glialite_distill.modality_dropout import drop_sequences
@@ -138,7 +139,5 @@ def _laid_out(batch: Batch) -> torch.Tensor:
 
 
 def _precision(state: TrainState, device: torch.device) -> AbstractContextManager[Any]:
-    """Return mixed precision on CUDA; none on a CPU, nor where steps are finer than bfloat16's."""
-    if device.type != "cuda" or state.rounded is not None:
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    """Return mixed precision, but none where steps are finer than bfloat16's."""
+    return mixed_precision(device) if state.rounded is None else nullcontext()

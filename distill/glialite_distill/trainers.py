@@ -7,7 +7,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from glialite_distill import transfer
 from glialite_distill.carvemix_loader import carvemix_training
+from glialite_distill.device import mixed_precision
 from glialite_distill.label_validation import validation_by_region
 from glialite_distill.mednext import MEDNEXT_STAGES
 from glialite_distill.networks import dataset_of_recipe, plans_of_recipe
@@ -48,6 +49,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net's data loader uses the global generator
     torch.manual_seed(seed)
+
+
+def _in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """Return the outputs of a network in float32: a loss sums over more voxels than bfloat16 can count."""
+    del module, inputs
+    return [one.float() for one in outputs] if isinstance(outputs, (list, tuple)) else outputs.float()
 
 
 class _EpochSchedule:
@@ -98,8 +105,10 @@ class GliaLiteTrainer(nnUNetTrainer):
         """Build network, optimizer and loss; on a CPU in the memory layout that its convolutions are fastest in."""
         seed_everything(self.base_seed)
         super().initialize()
-        if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
-            self.network.to(memory_format=torch.channels_last_3d)
+        if self.device.type == "cpu":
+            self.network.register_forward_hook(_in_float32)
+            if len(self.configuration_manager.patch_size) == 3:
+                self.network.to(memory_format=torch.channels_last_3d)
 
     @staticmethod
     def build_network_architecture(
@@ -217,9 +226,18 @@ class GliaLiteTrainer(nnUNetTrainer):
             self.optimizer.eval()
         self.network.train(self.recipe.is_mednext)
 
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Take nnU-Net's step; it has mixed precision on CUDA alone, we have it on processors that can."""
+        with self._precision():
+            outcome: dict[str, Any] = super().train_step(batch)
+        return outcome
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return mixed_precision(self.device) if self.device.type == "cpu" else nullcontext()
+
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return nnU-Net's loss and overlaps, these by region whatever the network is trained on."""
-        with nullcontext() if self.label_manager.has_regions else validation_by_region():
+        with self._precision(), nullcontext() if self.label_manager.has_regions else validation_by_region():
             outcome: dict[str, Any] = super().validation_step(batch)
         return outcome
 

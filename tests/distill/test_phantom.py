@@ -15,7 +15,7 @@ from glialite_distill.phantom_patient import case_affine
 from glialite_runtime.errors import ConfigError, OutputError
 from glialite_runtime.sequences import SEQUENCES
 
-NAMES = ["BraTS-PHA-00001-000", "BraTS-PHA-00002-000", "BraTS-PHA-00003-000", "BraTS-PHA-00003-001"]
+NAMES = ["BraTS-PHA-0310001-000", "BraTS-PHA-0310002-000", "BraTS-PHA-0310003-000", "BraTS-PHA-0310003-001"]
 REQUEST = {"seed": 31, "small": True, "style": "both"}
 
 
