@@ -2,108 +2,64 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from glialite_calibration.logit_counts import LogitCounts, count_logits, total
-from glialite_runtime import nifti
 from glialite_runtime.bundle import read_bundle
 from glialite_runtime.cases import Case
 from glialite_runtime.decode import DecisionRule, decode
 from glialite_runtime.engine import open_engine
-from glialite_runtime.errors import GeometryError, InputError
-from glialite_runtime.measure import volumes_ml
-from glialite_runtime.metrics import dice_per_region
+from glialite_runtime.errors import InputError
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
-from glialite_runtime.sequences import REGIONS, SEQUENCES, to_brats2023
-from glialite_runtime.volume import Orientation, Volume, load_volume
+from glialite_runtime.volume import Volume, load_volume
 
+from glialite_distill.evaluate_folder import FolderSource, load_labels
+from glialite_distill.evaluate_scores import (
+    SCOPES,
+    CaseResult,
+    CaseScore,
+    Evaluation,
+    Labels,
+    Triple,
+    scopes_of,
+    score,
+)
 from glialite_distill.student import Student
 from glialite_distill.student_file import StudentFile, build_student
 
 __all__ = [
-    "NEAR_MM",
-    "SCOPES",
-    "CaseScore",
-    "Evaluation",
+    "AnySource",
     "Labels",
     "NetworkSource",
+    "ResultStore",
     "Source",
     "bundle_source",
     "evaluate",
-    "folder_source",
-    "load_labels",
     "network_logits",
     "on_device",
-    "score",
     "student_source",
 ]
 
-Labels = npt.NDArray[np.uint8]
+Box = tuple[slice, slice, slice]
+Logits = npt.NDArray[np.float32]
 Source = Callable[[Case, Volume], Labels]
 """Something that segments: takes a case and its images, gives labels (z, y, x) in LPS of the whole image."""
 
-NEAR_MM: Final = 10.0
-SCOPES: Final = ("brain", "near the tumour")
-"""Where probabilities are judged: in every voxel of the brain, and in those of them in the true whole tumour or at most
-`NEAR_MM` from it along each axis (in a brain without a tumour, none)."""
 
-Triple = tuple[float, float, float]
+class ResultStore(Protocol):
+    """Where results of earlier evaluations lie; `glialite_distill.evaluate_store.StoredResults` is one."""
 
+    def load(self, source: str, case: Case, subsets: Sequence[tuple[str, ...]]) -> CaseResult | None:
+        """Return what a source said of a case, with these subsets of its sequences; None when that is not known."""
 
-@dataclass(frozen=True, slots=True)
-class CaseScore:
-    """One prediction of one case against the truth; tuples in the order of `REGIONS`.
-
-    Attributes
-    ----------
-    source, case : str
-        Whose prediction of what.
-    dice : tuple of float
-        NaN where neither truth nor prediction has the region, and for TC and ET without t1c.
-    true_ml, predicted_ml : tuple of float
-        Volumes; `predicted_ml` is NaN for TC and ET without t1c.
-    sequences : tuple of str
-        What the source was shown.
-    withheld : bool
-        Whether the case has more sequences than that.
-    """
-
-    source: str
-    case: str
-    dice: Triple
-    true_ml: Triple
-    predicted_ml: Triple
-    sequences: tuple[str, ...] = SEQUENCES
-    withheld: bool = False
-
-    @property
-    def false_positive_ml(self) -> float:
-        """Predicted WT in mL where the truth has no tumour at all; NaN where it has one."""
-        return math.nan if self.true_ml[0] else self.predicted_ml[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes
-    ----------
-    scores : tuple of CaseScore
-        A case after the other, every source on each.
-    counts : mapping of str to (mapping of str to LogitCounts)
-        Source -> scope -> its logits against the truth, all cases together; networks only, and only cases that have
-        t1c, with all the sequences that the case has.
-    """
-
-    scores: tuple[CaseScore, ...]
-    counts: Mapping[str, Mapping[str, LogitCounts]]
+    def save(self, source: str, case: Case, result: CaseResult) -> None:
+        """Keep what a source says of a case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +76,19 @@ class NetworkSource:
         How its logits become labels.
     """
 
-    logits: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+    logits: Callable[[Logits], Logits]
     spacing_mm: Triple
     decision: DecisionRule
 
-    def predict(self, volume: Volume) -> tuple[Labels, npt.NDArray[np.float32], tuple[slice, slice, slice]]:
+    def predict(self, volume: Volume) -> tuple[Labels, Logits, Box]:
         """Return labels (z, y, x) of the whole image, logits (3, z, y, x) of the brain's box, and where that box is."""
         image, geometry = preprocess(volume, self.spacing_mm)
         logits = restore_logits(self.logits(image), geometry)
         labels = decode(logits, self.decision, volume.voxel_mm3, has_t1c="t1c" in volume.sequences)
         return uncrop(labels, geometry), logits, geometry.crop
+
+
+AnySource = NetworkSource | FolderSource | Source
 
 
 def on_device(network: Student, device: torch.device) -> Student:
@@ -163,82 +122,13 @@ def bundle_source(path: Path) -> NetworkSource:
     return NetworkSource(open_engine(bundle).logits, bundle.manifest.spacing_mm, bundle.manifest.decision)
 
 
-def folder_source(folder: Path) -> Source:
-    """Return predictions that lie in a folder, as `<case>/<case>-seg.nii.gz` or `<case>.nii.gz`.
-
-    Raises
-    ------
-    InputError
-        When used: a case has no file there, or it is not a label map.
-    """
-
-    def predict(case: Case, volume: Volume) -> Labels:
-        candidates = [folder / case.name / f"{case.name}-seg.nii.gz", folder / f"{case.name}.nii.gz"]
-        found = [path for path in candidates if path.is_file()]
-        if not found:
-            raise InputError(f"case {case.name} has no prediction: neither {candidates[0]} nor {candidates[1]} exists")
-        return load_labels(found[0], volume)
-
-    return predict
-
-
-def load_labels(path: Path, volume: Volume, convention: str = "brats2023") -> Labels:
-    """Return a label map (z, y, x) in LPS with BraTS-2023 values.
-
-    The voxels must match those of the images; the origin in the header need not (label maps often carry a foreign one).
-
-    Raises
-    ------
-    GeometryError
-        The shape is not that of the images.
-    InputError
-        A value that the convention does not have.
-    """
-    image = nifti.read(path)
-    labels = Orientation.of(image.affine).to_lps(image.data)
-    if labels.shape != volume.channels[0].shape:
-        raise GeometryError(
-            f"{path} has the shape {labels.shape} (z, y, x), the images have {volume.channels[0].shape}; "
-            "give a label map on the images' own grid"
-        )
-    return to_brats2023(labels, convention)
-
-
-def score(
-    source: str,
-    case: str,
-    prediction: Labels,
-    truth: Labels,
-    voxel_mm3: float,
-    sequences: tuple[str, ...] = SEQUENCES,
-) -> CaseScore:
-    """Compare a prediction with the truth, both (z, y, x) on one grid; voxels of `voxel_mm3`.
-
-    Without t1c among the sequences that the source was shown, TC and ET are not compared.
-    """
-    has_t1c = "t1c" in sequences
-    wt, tc, et = dice_per_region(prediction, truth)
-    return CaseScore(
-        source,
-        case,
-        (wt, tc, et) if has_t1c else (wt, math.nan, math.nan),
-        _triple(volumes_ml(truth, voxel_mm3)),
-        _triple(volumes_ml(prediction, voxel_mm3, has_t1c=has_t1c)),
-        sequences,
-    )
-
-
-def _triple(by_region: Mapping[str, float | None]) -> Triple:
-    wt, tc, et = (math.nan if (ml := by_region[region]) is None else ml for region in REGIONS)
-    return wt, tc, et
-
-
 def evaluate(
     cases: Sequence[Case],
-    sources: Mapping[str, Source | NetworkSource],
+    sources: Mapping[str, AnySource],
     convention: str = "brats2023",
     subsets: Sequence[tuple[str, ...]] = (),
     progress: Callable[..., Iterable[Any]] = lambda items, **_: items,
+    store: ResultStore | None = None,
 ) -> Evaluation:
     """Score every source on every case.
 
@@ -246,7 +136,7 @@ def evaluate(
     ----------
     cases : sequence of Case
         With label maps.
-    sources : mapping of str to (Source or NetworkSource)
+    sources : mapping of str to AnySource
         By the name in the table.
     convention : str
         Of the truth; see `LABEL_CONVENTIONS`.
@@ -255,6 +145,8 @@ def evaluate(
         exactly as if the other files were not there.
     progress : function
         Shows the cases as they are done.
+    store : ResultStore, optional
+        What lies there is not computed again.
 
     Raises
     ------
@@ -265,41 +157,69 @@ def evaluate(
     if len(labelled) < len(cases):
         unlabelled = ", ".join(case.name for case in cases if case.label is None)
         raise InputError(f"no label map (a file that ends in -seg.nii.gz) for {unlabelled}")
+    probable = {n for n, s in sources.items() if isinstance(s, FolderSource) and s.has_probabilities(cases)}
     scores: list[CaseScore] = []
     counts: dict[str, dict[str, LogitCounts]] = {}
     for case, label in progress(labelled, label="evaluate", length=len(labelled)):
-        volume = load_volume(case)
-        truth = load_labels(label, volume, convention)
-        scopes = _scopes(volume, truth)
+        scene = None
         for name, source in sources.items():
-            if not isinstance(source, NetworkSource):
-                labels = source(case, volume)
-                scores.append(score(name, case.name, labels, truth, volume.voxel_mm3, volume.sequences))
-                continue
-            labels, logits, box = source.predict(volume)
-            scores.append(score(name, case.name, labels, truth, volume.voxel_mm3, volume.sequences))
-            if "t1c" in volume.sequences:
-                counted = counts.setdefault(name, dict.fromkeys(SCOPES, total([])))
-                for scope, inside in scopes.items():
-                    counted[scope] = total([counted[scope], count_logits(logits, truth[box], inside[box])])
-            for subset in (s for s in subsets if set(s) < set(volume.sequences)):
-                labels = source.predict(_only(volume, subset))[0]
-                less = score(name, case.name, labels, truth, volume.voxel_mm3, subset)
-                scores.append(replace(less, withheld=True))
+            wanted = subsets if isinstance(source, NetworkSource) else ()
+            result = None if store is None else store.load(name, case, wanted)
+            if result is None:
+                scene = scene or _scene(case, label, convention)
+                result = _judge(name, source, scene, wanted, probabilities=name in probable)
+                if store is not None:
+                    store.save(name, case, result)
+            scores += result.scores
+            for scope, counted in result.counts.items():
+                so_far = counts.setdefault(name, dict.fromkeys(SCOPES, total([])))
+                so_far[scope] = total([so_far[scope], counted])
     return Evaluation(tuple(scores), counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """A case and its truth in memory."""
+
+    case: Case
+    volume: Volume
+    truth: Labels
+    scopes: Mapping[str, npt.NDArray[np.bool_]]
+
+
+def _scene(case: Case, label: Path, convention: str) -> _Scene:
+    volume = load_volume(case)
+    truth = load_labels(label, volume, convention)
+    return _Scene(case, volume, truth, scopes_of(volume, truth))
+
+
+def _judge(
+    name: str, source: AnySource, scene: _Scene, subsets: Sequence[tuple[str, ...]], *, probabilities: bool
+) -> CaseResult:
+    """Score one source on one case."""
+    volume, truth = scene.volume, scene.truth
+    logits: Logits | None = None
+    box: Box = (slice(None), slice(None), slice(None))
+    if isinstance(source, NetworkSource):
+        labels, logits, box = source.predict(volume)
+    elif isinstance(source, FolderSource):
+        labels = source.labels(scene.case, volume)
+        logits = source.logits(scene.case, volume) if probabilities else None
+    else:
+        labels = source(scene.case, volume)
+    scores = [score(name, scene.case.name, labels, truth, volume.voxel_mm3, volume.sequences)]
+    counts = {}
+    if logits is not None and "t1c" in volume.sequences:
+        counts = {s: count_logits(logits, truth[box], inside[box]) for s, inside in scene.scopes.items()}
+    if isinstance(source, NetworkSource):
+        for subset in (s for s in subsets if set(s) < set(volume.sequences)):
+            labels = source.predict(_only(volume, subset))[0]
+            less = score(name, scene.case.name, labels, truth, volume.voxel_mm3, subset)
+            scores.append(replace(less, withheld=True))
+    return CaseResult(tuple(scores), counts)
 
 
 def _only(volume: Volume, subset: tuple[str, ...]) -> Volume:
     """Return a volume as if only these sequences had been found."""
     kept = [(s, c) for s, c in zip(volume.sequences, volume.channels, strict=True) if s in subset]
     return replace(volume, sequences=tuple(s for s, _ in kept), channels=tuple(c for _, c in kept))
-
-
-def _scopes(volume: Volume, truth: Labels) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return the masks (z, y, x) of `SCOPES`."""
-    from scipy.ndimage import maximum_filter  # noqa: PLC0415 - half a second that training need not pay
-
-    brain = np.any([channel != 0 for channel in volume.channels], axis=0)
-    size = [2 * round(NEAR_MM / mm) + 1 for mm in volume.spacing_mm]
-    near = maximum_filter((truth > 0).astype(np.uint8), size=size, mode="constant") > 0
-    return dict(zip(SCOPES, (brain, brain & near), strict=True))

@@ -5,30 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from glialite_calibration.temperature import fit_temperatures, thresholds_after
-from glialite_calibration.volume_interval import cases_needed, fit_volume_interval, independent_cases
-from glialite_runtime import __version__
-from glialite_runtime.bundle import read_bundle
+from glialite_calibration.volume_interval import fit_volume_interval
 from glialite_runtime.cases import Case, find_cases
 from glialite_runtime.errors import CalibrationError, ConfigError
 from glialite_runtime.files import sha256_bytes, sha256_file, write_bytes, write_json
 
 from glialite_distill.baseline import DEFAULT_FLAIR_SD, fit_flair_threshold, flair_source
-from glialite_distill.cohort import patient_of
-from glialite_distill.evaluate import (
-    SCOPES,
-    NetworkSource,
-    Source,
-    bundle_source,
-    evaluate,
-    folder_source,
-    student_source,
-)
+from glialite_distill.evaluate import AnySource, NetworkSource, evaluate
+from glialite_distill.evaluate_folder import FolderSource
+from glialite_distill.evaluate_guard import fitting_cases, record_of, record_of_folder, record_of_workspace, refuse_seen
+from glialite_distill.evaluate_models import Model, open_models
+from glialite_distill.evaluate_scores import SCOPES, Evaluation
+from glialite_distill.evaluate_store import Identity, StoredResults, hashes, result_keys
 from glialite_distill.evaluate_summary import (
     HeldOutFit,
     cases_json,
@@ -40,7 +35,6 @@ from glialite_distill.evaluate_summary import (
 from glialite_distill.evaluate_tables import markdown, write_reliability
 from glialite_distill.modality_dropout import SUBSETS
 from glialite_distill.patches import TrainingData
-from glialite_distill.student_file import load_student
 
 __all__ = ["EvaluationRequest", "run_evaluation"]
 
@@ -63,10 +57,10 @@ class EvaluationRequest:
     students, bundles : mapping of str to Path
         Name -> student.pt, name -> clinic bundle.
     compare : mapping of str to Path
-        Name -> folder of label maps that somebody else made.
+        Name -> folder of label maps that somebody else made; with probabilities in it, these are judged too.
     fit_on : Path, optional
-        Folder of case folders that training never saw: there temperatures and volume intervals of students and bundles
-        are fitted.
+        Folder of case folders that training never saw: there temperatures and volume intervals are fitted, of students,
+        bundles, and teachers of the workspace whose probabilities of these cases are there.
     reference : str, optional
         Name of the source whose mean Dice the others are given as a share of.
     subsets : bool
@@ -124,7 +118,8 @@ def run_evaluation(
     Returns
     -------
     dict
-        JSON-able: `summary`, `subsets`, `fitted`, `reliability`, `cases`, `table` (Markdown), `key`.
+        JSON-able: `summary`, `subsets`, `fitted`, `reliability`, `without_probabilities`, `cases`, `table` (Markdown),
+        `key`.
     bool
         Whether it was all there already.
 
@@ -132,30 +127,34 @@ def run_evaluation(
     ------
     InputError
         A case has no label map, or a source has no prediction for it.
+    ConfigError
+        A model has met patients of the cohort.
     CalibrationError
         The cases to fit on show patients of the training or of the cohort that is scored, or are too few.
     """
+    models = open_models(request.students, request.bundles)
+    records = {name: record_of(model.content) for name, model in models.items()}
+    records |= {"the workspace": record_of_workspace(data)} if data else {}
     cases = find_cases(request.cohort)
-    folder = request.fit_on
-    fitting = [] if folder is None else _fitting_cases(folder, request, cases, data)
-    key = _key(request, {"cohort": cases, "fitting": fitting}, data)
+    refuse_seen(cases, records)
+    fitting = [] if request.fit_on is None else fitting_cases(request.fit_on, cases, records, _INTERVAL_RATE)
+    key = _key(request, models, (cases, fitting), data)
     if request.csv is not None and (kept := _kept(request.csv, key)) is not None:
         return kept, True
-    networks = {name: student_source(load_student(path), device) for name, path in request.students.items()}
-    networks |= {name: bundle_source(path) for name, path in request.bundles.items()}
-    fitted = _fit(networks, fitting, request.labels, progress) if fitting else {}
-    others: dict[str, Source] = {name: folder_source(path) for name, path in request.compare.items()}
-    threshold = DEFAULT_FLAIR_SD
-    if data is not None:
-        threshold = fit_flair_threshold(data.load(name) for name in data.splits[0].train[:_FITTED_ON])
-    others[f"FLAIR > {threshold:g} SD"] = flair_source(threshold)
-    found = evaluate(cases, {**networks, **others}, request.labels, SUBSETS if request.subsets else (), progress)
+    sources = _sources(request, models, data, device)
+    known = {name for name, path in request.compare.items() if record_of_folder(path, data).complete}
+    fittable = {n: s for n, s in sources.items() if n in models or (n in known and _tells(s, fitting))}
+    fitted = _fit(fittable, _measure(request, models, fittable, fitting, progress)) if fitting else {}
+    found = _measure(request, models, sources, cases, progress, SUBSETS if request.subsets else ())
     result: dict[str, Any] = {
         "key": key,
         "summary": summarise(found, fitted, request.reference),
         "subsets": subset_rows(found.scores),
-        "fitted": {name: fit.to_json() for name, fit in fitted.items()},
+        "fitted": {
+            name: {**(models[name].origin if name in models else {}), **fit.to_json()} for name, fit in fitted.items()
+        },
         "reliability": reliability_json(found.counts, fitted),
+        "without_probabilities": [name for name in sources if name not in found.counts],
         "cases": cases_json(found.scores),
     }
     result["table"] = markdown(result)
@@ -164,43 +163,67 @@ def run_evaluation(
     return result, False
 
 
-def _fitting_cases(
-    folder: Path, request: EvaluationRequest, scored: Sequence[Case], data: TrainingData | None
-) -> list[Case]:
-    """Return the cases to fit on, one a patient, all unseen; a `CalibrationError` says what stands against it."""
-    found = {case.name: case for case in find_cases(folder)}
-    names = independent_cases({name: patient_of(name) for name in found}, _trained_on(request, data))
-    if shared := sorted({patient_of(name) for name in names} & {patient_of(case.name) for case in scored}):
-        raise CalibrationError(f"{', '.join(shared)} would be fitted on and scored; keep the two cohorts apart")
-    if lacking := [name for name in names if "t1c" not in found[name].paths]:
-        raise CalibrationError(f"{', '.join(lacking)} lack t1c, so TC and ET cannot be fitted; leave them out")
-    if len(names) < (needed := cases_needed(_INTERVAL_RATE)):
-        raise CalibrationError(
-            f"{folder} holds {len(names)} patients; volume intervals that hold at {_INTERVAL_RATE:.0%} need {needed}"
-        )
-    return [found[name] for name in names]
-
-
-def _trained_on(request: EvaluationRequest, data: TrainingData | None) -> set[str]:
-    """Return the patients that the networks, or the workspace's teachers, were trained on."""
-    records = {n: load_student(path).provenance.get("train_cases") for n, path in request.students.items()}
-    for name, path in request.bundles.items():
-        records[name] = read_bundle(path).manifest.provenance.get("training", {}).get("cases")
-    if unknown := [name for name, cases in records.items() if not cases]:
-        raise CalibrationError(f"{', '.join(unknown)}: no record of the training cases, so none can be called unseen")
-    seen = {patient_of(case) for cases in records.values() for case in cases or ()}
+def _sources(
+    request: EvaluationRequest, models: Mapping[str, Model], data: TrainingData | None, device: torch.device
+) -> dict[str, AnySource]:
+    """Return everything that is compared, the trivial rule last."""
+    sources: dict[str, AnySource] = {name: model.source(device) for name, model in models.items()}
+    sources |= {name: FolderSource(path) for name, path in request.compare.items()}
+    threshold = DEFAULT_FLAIR_SD
     if data is not None:
-        seen |= {patient_of(case) for case in (*data.splits[0].train, *data.splits[0].validation)}
-    return seen
+        threshold = fit_flair_threshold(data.load(name) for name in data.splits[0].train[:_FITTED_ON])
+    return {**sources, f"FLAIR > {threshold:g} SD": flair_source(threshold)}
 
 
-def _fit(
-    networks: Mapping[str, NetworkSource], cases: Sequence[Case], convention: str, progress: Progress
-) -> dict[str, HeldOutFit]:
-    """Return each network's temperatures, from all of the brain, and its volume intervals."""
-    found = evaluate(cases, networks, convention, progress=progress)
+def _tells(source: AnySource, cases: Sequence[Case]) -> bool:
+    return isinstance(source, FolderSource) and source.has_probabilities(cases)
+
+
+def _measure(
+    request: EvaluationRequest,
+    models: Mapping[str, Model],
+    sources: Mapping[str, AnySource],
+    cases: Sequence[Case],
+    progress: Progress,
+    subsets: Sequence[tuple[str, ...]] = (),
+) -> Evaluation:
+    """Evaluate the sources; with a CSV, what is done is kept beside it at once."""
+    store = None
+    if request.csv is not None:
+        keys = result_keys(cases, _identities(request, models, sources, cases), request.labels)
+        store = StoredResults(request.csv.with_name(f"{request.csv.stem}-cases"), keys)
+    return evaluate(cases, sources, request.labels, subsets, progress, store)
+
+
+def _identities(
+    request: EvaluationRequest, models: Mapping[str, Model], names: Iterable[str], cases: Sequence[Case]
+) -> dict[str, Identity]:
+    """Return what decides the results of each source: weights, files, or for the trivial rule its name."""
+    found: dict[str, Identity] = {}
+    for name in names:
+        if name in models:
+            found[name] = partial(_always, {"model": models[name].sha256})
+        elif name in request.compare:
+            source = FolderSource(request.compare[name])
+            found[name] = partial(_files_of, source, source.has_probabilities(cases))
+        else:
+            found[name] = partial(_always, {"rule": name})
+    return found
+
+
+def _always(value: Mapping[str, Any], case: Case) -> Mapping[str, Any]:
+    del case
+    return value
+
+
+def _files_of(source: FolderSource, probabilities: bool, case: Case) -> dict[str, Any]:
+    return {"probabilities": probabilities, "files": hashes(source.files_of(case))}
+
+
+def _fit(sources: Mapping[str, AnySource], found: Evaluation) -> dict[str, HeldOutFit]:
+    """Return each source's temperatures, from all of the brain, and its volume intervals."""
     fitted = {}
-    for name in networks:
+    for name, source in sources.items():
         own = [s for s in found.scores if s.source == name]
         true, predicted = np.array([s.true_ml for s in own]), np.array([s.predicted_ml for s in own])
         wt, tc, et = (fit_volume_interval(true[:, i], predicted[:, i], _INTERVAL_RATE) for i in range(true.shape[1]))
@@ -208,7 +231,7 @@ def _fit(
             temperatures = fit_temperatures(found.counts[name][SCOPES[0]])
         except CalibrationError as error:
             raise CalibrationError(f"{name}: {error}") from error
-        thresholds = thresholds_after(networks[name].decision, temperatures)
+        thresholds = thresholds_after(source.decision, temperatures) if isinstance(source, NetworkSource) else None
         fitted[name] = HeldOutFit(tuple(s.case for s in own), temperatures, thresholds, (wt, tc, et))
     return fitted
 
@@ -222,40 +245,39 @@ def _write(csv: Path, result: Mapping[str, Any], lines: str) -> None:
     if result["reliability"]:
         write_reliability(picture, result["reliability"])
         written.append(picture)
-    hashes = {path.name: sha256_file(path) for path in written}
-    write_json(csv.with_suffix(".json"), {**result, "files": hashes})
+    digests = {path.name: sha256_file(path) for path in written}
+    write_json(csv.with_suffix(".json"), {**result, "files": digests})
 
 
-def _key(request: EvaluationRequest, cohorts: Mapping[str, Sequence[Case]], data: TrainingData | None) -> str:
+def _key(
+    request: EvaluationRequest,
+    models: Mapping[str, Model],
+    cohorts: Sequence[Sequence[Case]],
+    data: TrainingData | None,
+) -> str:
     """Return a hash of everything that decides the result."""
-    files = {
-        f"{cohort} {case.name} {path.name}": path
-        for cohort, cases in cohorts.items()
-        for case in cases
-        for path in (*case.paths.values(), case.label)
-        if path
+    names = [*models, *request.compare]
+    decides: dict[str, Any] = {
+        "sources": names,
+        "results": [
+            [*result_keys(cases, _identities(request, models, names, cases), request.labels).values()]
+            for cases in cohorts
+        ],
+        "cases": [[case.name for case in cases] for cases in cohorts],
+        "data": data.cohort_hash if data else None,
+        "reference": request.reference,
+        "subsets": request.subsets,
     }
-    files |= {f"student {name}": path for name, path in request.students.items() if path.is_file()}
-    for name, folder in request.compare.items():
-        files |= {
-            f"{name} {p.relative_to(folder)}": p
-            for case in cohorts["cohort"]
-            for p in sorted(folder.rglob(f"{case.name}*.nii.gz"))
-        }
-    hashes: dict[str, Any] = {name: sha256_file(path) for name, path in files.items()}
-    hashes |= {f"bundle {name}": read_bundle(path).identity for name, path in request.bundles.items()}
-    hashes |= {"version": __version__, "labels": request.labels, "data": data.cohort_hash if data else None}
-    hashes |= {"reference": request.reference, "subsets": request.subsets}
-    return sha256_bytes(json.dumps(hashes, sort_keys=True).encode())
+    return sha256_bytes(json.dumps(decides, sort_keys=True).encode())
 
 
 def _kept(csv: Path, key: str) -> dict[str, Any] | None:
     """Return the earlier result when all files are there, unchanged, and made from the same inputs."""
     try:
         result: dict[str, Any] = json.loads(csv.with_suffix(".json").read_bytes())
-        hashes = result.pop("files")
-        same = result["key"] == key and csv.name in hashes
-        same = same and hashes == {name: sha256_file(csv.with_name(name)) for name in hashes}
+        digests = result.pop("files")
+        same = result["key"] == key and csv.name in digests
+        same = same and digests == {name: sha256_file(csv.with_name(name)) for name in digests}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return result if same else None

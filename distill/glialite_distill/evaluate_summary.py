@@ -19,7 +19,7 @@ from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
 from glialite_distill.cohort import patient_of
-from glialite_distill.evaluate import CaseScore, Evaluation
+from glialite_distill.evaluate_scores import CaseScore, Evaluation
 
 __all__ = ["HeldOutFit", "cases_json", "csv_text", "reliability_json", "subset_rows", "summarise"]
 
@@ -36,15 +36,16 @@ class HeldOutFit:
         One a patient.
     temperatures : tuple of float
         What its logits are divided by before they are read as probabilities.
-    thresholds : tuple of float
-        The probabilities, read so, from which its labels begin; the labels themselves do not change.
+    thresholds : tuple of float, optional
+        The probabilities, read so, from which its labels begin; the labels themselves do not change. None where the
+        rule is not known.
     intervals : tuple of VolumeInterval
         Around its volumes.
     """
 
     cases: tuple[str, ...]
     temperatures: Temperatures
-    thresholds: tuple[float, float, float]
+    thresholds: tuple[float, float, float] | None
     intervals: tuple[VolumeInterval, VolumeInterval, VolumeInterval]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class HeldOutFit:
         return {
             "cases": list(self.cases),
             "temperature": _by_region(self.temperatures),
-            "thresholds": _by_region(self.thresholds),
+            "thresholds": None if self.thresholds is None else _by_region(self.thresholds),
             "volume_intervals": {
                 region: {"rate": i.rate, "low": i.low, "high": i.high}
                 for region, i in zip(REGIONS, self.intervals, strict=True)

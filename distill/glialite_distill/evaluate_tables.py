@@ -9,7 +9,7 @@ from typing import Any, Final
 from glialite_calibration.reliability import BINS
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
-from glialite_distill.evaluate import NEAR_MM, SCOPES
+from glialite_distill.evaluate_scores import NEAR_MM, SCOPES
 from glialite_distill.figures import new_figure, save_figure
 
 __all__ = ["markdown", "write_reliability"]
@@ -20,7 +20,7 @@ _STAGES: Final = ("before", "after")
 def markdown(result: Mapping[str, Any]) -> str:
     """Return all tables of a result of `run_evaluation`; those about which nothing is known are left out."""
     parts = [_accuracy(result["summary"]), _volumes(result["summary"])]
-    parts += [_reliability(result["reliability"])] if result["reliability"] else []
+    parts += [_reliability(result["reliability"], result["without_probabilities"])] if result["reliability"] else []
     parts += [_subsets(result["subsets"])] if result["subsets"] else []
     return "\n".join(parts)
 
@@ -76,7 +76,7 @@ def _volumes(summary: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-def _reliability(found: Mapping[str, Any]) -> str:
+def _reliability(found: Mapping[str, Any], without: Sequence[str]) -> str:
     stages = [s for s in _STAGES if any(s in regions[REGIONS[0]] for x in found.values() for regions in x.values())]
     header = ["Calibration error", "where", *(f"{r} {stage} temperature" for r in REGIONS for stage in stages)]
     rows = []
@@ -86,7 +86,8 @@ def _reliability(found: Mapping[str, Any]) -> str:
             rows.append([source, scope, *("–" if f is None else _figure(f["ece"], ".4f") for f in figures)])
     return _table(header, rows) + (
         f"\nExpected calibration error over {BINS} bins of one width; every voxel counts once: all of the brain, "
-        f"or those of the true tumour and at most {NEAR_MM:g} mm from it along each axis.\n"
+        f"or those of the true tumour and at most {NEAR_MM:g} mm from it along each axis."
+        + (f" Without probabilities: {', '.join(without)}.\n" if without else "\n")
     )
 
 

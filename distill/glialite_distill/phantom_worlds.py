@@ -1,4 +1,4 @@
-"""The ranges that phantoms are drawn from: two worlds (`default`, `shifted`) in two styles (`gli`, `ssa`).
+"""The ranges that phantoms are drawn from: three worlds (`default`, `other`, `shifted`) in two styles (`gli`, `ssa`).
 
 Tissue values are relative to normal white matter of the same sequence. A range is (lowest, highest), drawn uniformly.
 """
@@ -26,10 +26,10 @@ __all__ = [
 
 Range = tuple[float, float]
 Style = Literal["gli", "ssa"]
-World = Literal["default", "shifted"]
+World = Literal["default", "other", "shifted"]
 
 STYLES: Final = ("gli", "ssa")
-WORLDS: Final = ("default", "shifted")
+WORLDS: Final = ("default", "other", "shifted")
 
 TISSUES: Final = (
     "grey", "deep", "csf", "oedema", "solid", "fluid", "enhancing", "blood", "vessel", "dura", "plexus",
@@ -157,7 +157,7 @@ class PhantomSettings:
         Clean 1 mm scans of a large centre, or low-field thick-slice ones.
     small : bool
         120×120×78 voxels of 2 mm instead of 240×240×155 of 1 mm: the same patients.
-    world : {'default', 'shifted'}
+    world : {'default', 'other', 'shifted'}
         Name of the ranges below, for the record.
     """
 
@@ -191,8 +191,38 @@ def _flatter(contrast: Mapping[str, Mapping[str, Range]], share: float) -> dict[
     }
 
 
+def _other(settings: PhantomSettings) -> PhantomSettings:
+    """Return another hospital: older brains, other scanners and other tumours, contrasts mostly within training's."""
+    contrast = {s: dict(t) for s, t in settings.contrast.items()}
+    for sequence, tissue, low, high in (
+        ("t1n", "grey", 0.62, 0.86), ("t1c", "grey", 0.66, 0.90), ("t1c", "enhancing", 1.2, 2.4),
+        ("t2w", "csf", 2.5, 4.6), ("t2w", "oedema", 1.8, 3.1), ("t2f", "oedema", 1.5, 2.7), ("t2f", "grey", 1.0, 1.3),
+    ):  # fmt: skip
+        contrast[sequence][tissue] = (low, high)
+    scanner = settings.scanner
+    return replace(
+        settings,
+        world="other",
+        contrast=contrast,
+        anatomy=replace(settings.anatomy, stretch=0.05, ventricle_mm=(0.5, 6.0), fold=(0.8, 1.6)),
+        scanner=replace(
+            scanner,
+            noise=(scanner.noise[0] * 1.2, scanner.noise[1] * 1.2),
+            slice_mm=(1.5, 4.0),
+            thick=0.8,
+            bias=(0.04, 0.11),
+            coil=(0.1, 0.42),
+        ),
+        tumour=replace(
+            settings.tumour,
+            kinds={"ring": 0.5, "solid": 0.2, "patchy": 0.12, "cystic": 0.1, "diffuse": 0.08},
+            core_ml=(5.0, 80.0), oedema_ratio=(0.8, 4.0), rim_mm=(2.0, 7.0), roughness=(0.2, 0.5), multifocal=0.2,
+        ),
+    )  # fmt: skip
+
+
 def _shifted(settings: PhantomSettings) -> PhantomSettings:
-    """Return ranges that training never sees: other contrasts, gains, noise and shapes of tumours."""
+    """Return ranges that training never sees: other contrasts, gains, noise and shapes of tumours; a stress test."""
     contrast = {s: dict(t) for s, t in settings.contrast.items()}
     for sequence, tissue, low, high in (
         ("t1n", "grey", 0.60, 0.72), ("t1c", "grey", 0.62, 0.76), ("t1c", "enhancing", 1.05, 1.7),
@@ -239,4 +269,4 @@ def settings_for(world: str = "default", style: str = "gli", *, small: bool = Fa
     if style == "ssa":
         larger = replace(settings.tumour, core_ml=(4.0, 140.0))
         settings = replace(settings, scanner=_SSA, tumour=larger, contrast=_flatter(_CONTRAST, 0.2))
-    return _shifted(settings) if world == "shifted" else settings
+    return {"default": settings, "other": _other(settings), "shifted": _shifted(settings)}[world]

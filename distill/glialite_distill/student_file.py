@@ -17,7 +17,18 @@ from glialite_runtime.files import write_bytes
 
 from glialite_distill.student import Student, StudentSpec
 
-__all__ = ["STUDENT_VERSION", "UNREADABLE", "StudentFile", "build_student", "load_student", "save_student"]
+__all__ = [
+    "STUDENT_VERSION",
+    "UNREADABLE",
+    "StudentFile",
+    "build_student",
+    "earlier_cases",
+    "load_student",
+    "record_is_complete",
+    "save_student",
+    "seen_cases",
+    "trained_on",
+]
 
 STUDENT_VERSION: Final = 1
 """Version of the format that this code writes, and the newest that it reads."""
@@ -146,6 +157,41 @@ def build_student(file: StudentFile) -> Student:
     student = Student(file.spec)
     student.load_state_dict(dict(file.state))
     return student.eval()
+
+
+def trained_on(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """Return the cases that formed a student's weights: its own, labelled or not, and its predecessors'."""
+    own = (*provenance.get("train_cases", ()), *provenance.get("unlabelled_cases", ()))
+    return frozenset((*own, *(provenance.get("earlier_cases") or {}).get("trained", ())))
+
+
+def seen_cases(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """Return the cases that formed or validated a student or one of its predecessors."""
+    validated = (provenance.get("earlier_cases") or {}).get("validated", ())
+    return trained_on(provenance) | frozenset((*provenance.get("validation_cases", ()), *validated))
+
+
+def record_is_complete(provenance: Mapping[str, Any]) -> bool:
+    """Return whether `seen_cases` are all: not for a student with a predecessor whose cases nobody wrote down."""
+    alone = provenance.get("initial") is None and provenance.get("assistant") is None
+    known = alone if "earlier_cases" not in provenance else provenance["earlier_cases"] is not None
+    return known and bool(provenance.get("train_cases"))
+
+
+def earlier_cases(*predecessors: StudentFile | None) -> dict[str, list[str]] | None:
+    """Return what a student that starts from or learns from others inherits, for its provenance.
+
+    Returns
+    -------
+    dict of str to list of str
+        `trained` and `validated`: cases of the whole chain before it; None where a record is not complete.
+    """
+    before = [file.provenance for file in predecessors if file is not None]
+    if not all(map(record_is_complete, before)):
+        return None
+    trained = frozenset().union(*map(trained_on, before))
+    seen = frozenset().union(*map(seen_cases, before))
+    return {"trained": sorted(trained), "validated": sorted(seen - trained)}
 
 
 def _blocks(stored: Any) -> tuple[int, ...] | int:

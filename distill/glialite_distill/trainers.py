@@ -233,7 +233,9 @@ class GliaLiteTrainer(nnUNetTrainer):
         return outcome
 
     def _precision(self) -> AbstractContextManager[Any]:
-        return mixed_precision(self.device) if self.device.type == "cpu" else nullcontext()
+        """Return mixed precision on a CPU for networks of plain convolutions; depthwise ones and GroupNorm lose by it."""
+        gains = not self.recipe.is_mednext and self.recipe.architecture != "segresnet"
+        return mixed_precision(self.device) if gains and self.device.type == "cpu" else nullcontext()
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return nnU-Net's loss and overlaps, these by region whatever the network is trained on."""
