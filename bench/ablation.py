@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--unlabelled", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2", help="two processes may share them: 0 here, 1 there, then all")
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--patch", default="48,64,48")
     parser.add_argument("--device", default="auto")
@@ -260,27 +260,28 @@ def main() -> None:
     given = parser.parse_args()
     log_to_stderr()
     workspace = Workspace.open(given.workspace).for_students()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
     z, y, x = (int(n) for n in given.patch.split(","))
     options = TrainOptions(iterations=given.iterations, patch=(z, y, x), validations=1)
     bench = Bench(workspace, given.cases, given.workspace / "ablation", options, given.device)
     arms = ARMS | (UNLABELLED if given.unlabelled else {})
     soft_labels(workspace, given.unlabelled, given.device)
     if given.estimate:
-        print(f"about {estimate(bench, arms, given.seeds):.0f} minutes for {len(arms)} arms, {given.seeds} seeds")
+        print(f"about {estimate(bench, arms, len(seeds)):.0f} minutes for {len(arms)} arms, {len(seeds)} seeds")
         return
     results: dict[str, dict[str, Any]] = {name: {} for name in arms}
-    for seed in range(given.seeds):
+    for seed in seeds:
         for run, arm in runs_of(bench, arms, seed):
             print(f"{run.name}, seed {seed}", file=sys.stderr)
             if arm is None:
                 train(workspace, run.soft, run.options, run.settings)
             else:
                 results[run.name][str(seed)] = result_of(bench, run, arm)
-    write_json(RESULT, {"seeds": given.seeds, "iterations": given.iterations, "regions": REGIONS, "dice": results})
+    write_json(RESULT, {"seeds": seeds, "iterations": given.iterations, "regions": REGIONS, "dice": results})
     table, useless = table_of(results)
     page = PAGE.format(
         student=options.student, iterations=options.iterations, batch=options.batch_size, patch=given.patch,
-        seeds=given.seeds, cases=len(find_cases(given.cases)), reference=REFERENCE, table=table,
+        seeds=len(seeds), cases=len(find_cases(given.cases)), reference=REFERENCE, table=table,
         useless="; ".join(useless) or "none",
     )  # fmt: skip
     write_bytes(PAGE_FILE, page.encode())

@@ -3,8 +3,8 @@
     python bench/real_scans.py student.pt --out pictures [--json result.json]
 
 Real scans are read from GLIALITE_TEST_DATA, or `../shared/data` beside the checkout; neither they nor pictures of them
-belong into the repository. The three cases of BraTS 2013 have human labels and two sequences (T1c, FLAIR); the labels of
-the others are published models', the metastasis has none.
+belong into the repository. The three cases of BraTS 2013 have human labels and two sequences (T1c, FLAIR); the labels
+of the others are published models', the metastasis has none.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from matplotlib import pyplot
 
 HUMAN = {"brats_2013_pat0001_1": "2013-1", "brats_2013_pat0002_1": "2013-2", "brats_2013_pat0006_1": "2013-6"}
 OTHERS = {"BraTS-GLI-00001-000": "brats2023", "TCGA-DU-7294": "brats2021", "BraTS-MET-00110-000": None}
+VALUES = ((1, 2, 3), (1, 3), (3,))
 COLOURS = {"WT": "#40e060", "TC": "#ffb020", "ET": "#ff4060"}
 
 Labels = npt.NDArray[np.uint8]
@@ -90,7 +91,7 @@ def draw(path: Path, volume: Volume, found: Labels, truth: Labels | None) -> Non
                 if labels is None:
                     continue
                 cut = np.take(labels, at, plane.axis)
-                for region, wanted in zip(REGIONS, ((1, 2, 3), (1, 3), (3,)), strict=True):
+                for region, wanted in zip(REGIONS, VALUES, strict=True):
                     mask = np.isin(cut, wanted)
                     if mask.any():
                         axis.contour(mask, [0.5], colors=COLOURS[region], linestyles=style, linewidths=1)
@@ -120,9 +121,9 @@ def main() -> None:
             volume = load_volume(case)
             found = segment(source, volume)
             dice = [math.nan] * 3 if truth is None else dice_per_region(found, truth)
-            sizes = [f"{np.isin(found, v).sum() / 1000:.1f}" for v in ((1, 2, 3), (1, 3), (3,))]
-            meant = ["-" if truth is None else f"{np.isin(truth, v).sum() / 1000:.1f}" for v in ((1, 2, 3), (1, 3), (3,))]
-            volumes = "  ".join(f"{a} ({b})" for a, b in zip(sizes, meant, strict=True))
+            given_ml = ("-" if truth is None else f"{np.isin(truth, v).sum() / 1000:.1f}" for v in VALUES)
+            found_ml = (f"{np.isin(found, v).sum() / 1000:.1f}" for v in VALUES)
+            volumes = "  ".join(f"{a} ({b})" for a, b in zip(found_ml, given_ml, strict=True))
             print(f"{case.name:24}" + "".join(f"{d:7.3f}" for d in dice) + f"   {volumes}")
             rows[case.name] = dict(zip(REGIONS, (None if math.isnan(d) else round(d, 4) for d in dice), strict=True))
             draw(given.out / f"{case.name}.png", volume, found, truth)

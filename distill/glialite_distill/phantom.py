@@ -69,7 +69,7 @@ def write_cohort(  # noqa: PLR0913 - the options of `distill phantoms`, all but 
         Clean 1 mm scans, low-field ones, or every patient one of them at random.
     small : bool
         2 mm instead of 1 mm.
-    world : {'default', 'other', 'shifted'}
+    world : {'default', 'other', 'shifted', 'wide'}
         Ranges to draw from.
     workers : int
         Processes.

@@ -83,6 +83,8 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
         parts = tumour_parts(levels[0], levels[1], tumour, coarse, anatomy, grid)
     values = draw_values(scan, settings)
     inside = _brain_mask(seed, anatomy.surface_depth, grid)
+    if stream(scan, "cut").uniform() < settings.scanner.cut:
+        inside &= _scanned(scan, inside, grid)
     perfect = paint(scan, values, anatomy, extras(seed, anatomy, grid), parts, grid)
     scanners = {sequence: draw_scanner(scan, sequence, settings.scanner) for sequence in SEQUENCES}
     images = np.zeros((len(SEQUENCES), *whole.shape), np.int16)
@@ -135,6 +137,17 @@ def _brain_mask(seed: int, depth: npt.NDArray[np.float32], grid: Grid) -> npt.ND
     pieces, count = ndimage.label(depth + np.float32(0.7) * uneven > 0)
     mask: npt.NDArray[np.bool_] = pieces == 1 + np.bincount(pieces.ravel(), minlength=count + 1)[1:].argmax()
     return mask
+
+
+def _scanned(seed: int, inside: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:
+    """Return the half of space that a scan covers which ends within the brain and lacks up to a third of it."""
+    rng = stream(seed, "field of view")
+    normal = rng.normal(0, (1.0, 0.5, 0.25))
+    normal /= np.linalg.norm(normal)
+    z, y, x = (axis * np.float32(n) for axis, n in zip(grid.axes, normal, strict=True))
+    height = z[:, None, None] + y[:, None] + x
+    scanned: npt.NDArray[np.bool_] = height < np.quantile(height[inside][::11], 1 - rng.uniform(0.05, 0.33))
+    return scanned
 
 
 def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: int) -> dict[str, float]:

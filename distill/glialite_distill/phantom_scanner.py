@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from glialite_distill.phantom_fields import Grid, linear_matrix, separable, sigmoid, smooth_field, stream
 from glialite_distill.phantom_worlds import NOISE, ScannerRanges
@@ -29,6 +30,10 @@ class Scanner:
         0 axial, 1 coronal, 2 sagittal slices.
     saturation : float
         Share of the 99.5th percentile above which values are compressed; 0 is off.
+    gamma : float
+        Exponent of the grey values; 1 leaves them.
+    off : array (3, 4) float64, or None
+        Where each voxel (z, y, x) of the sequence comes from, mm about the middle of the head: a rotation and a shift.
     gain : float
         Grey value of white matter in the file.
     coil_side : tuple of 3 floats
@@ -42,6 +47,8 @@ class Scanner:
     slice_mm: float
     slice_axis: int
     saturation: float
+    gamma: float
+    off: tuple[tuple[float, ...], ...] | None
     gain: float
     coil_side: tuple[float, float, float]
 
@@ -63,9 +70,22 @@ def draw_scanner(seed: int, sequence: str, ranges: ScannerRanges) -> Scanner:
         slice_mm=slice_mm,
         slice_axis=slice_axis,
         saturation=float(rng.uniform(0.55, 0.95)) if rng.uniform() < ranges.saturation else 0.0,
+        gamma=float(np.exp(stream(seed, f"gamma {sequence}").uniform(*np.log(ranges.gamma)))),
+        off=_draw_offset(seed, sequence, ranges),
         gain=float(np.exp(rng.uniform(np.log(150), np.log(1500)))),
         coil_side=(float(side[0]), float(side[1]), float(side[2])),
     )
+
+
+def _draw_offset(seed: int, sequence: str, ranges: ScannerRanges) -> tuple[tuple[float, ...], ...] | None:
+    """Draw how far a sequence is off the others; T1c, to which they are registered, is where it should be."""
+    if sequence == "t1c" or not (ranges.shift_mm or ranges.turn_deg):
+        return None
+    rng = stream(seed, f"offset {sequence}")
+    a, b, c = np.deg2rad(rng.normal(0, ranges.turn_deg, 3))
+    matrix = np.array([[1, -c, b], [c, 1, -a], [-b, a, 1]])  # small angles
+    shift = rng.normal(0, ranges.shift_mm, 3)
+    return tuple(tuple(float(v) for v in (*row, d)) for row, d in zip(matrix, shift, strict=True))
 
 
 def acquire(
@@ -89,7 +109,8 @@ def acquire(
         Seed of gain field and noise.
     """
     rng = stream(seed, "acquire")
-    seen = image * _sensitivity(rng, scanner, depth_mm, grid)
+    seen = image if scanner.off is None else _moved(image, np.array(scanner.off), grid)
+    seen = seen * _sensitivity(rng, scanner, depth_mm, grid)
     down, up = _sampling(scanner, grid)
     seen = separable(seen, down)
     for_noise = rng.standard_normal((2, *seen.shape), np.float32)
@@ -101,6 +122,8 @@ def acquire(
         knee = np.float32(scanner.saturation * np.percentile(seen[inside][::7], 99.5))
         above = np.maximum(seen - knee, 0)
         seen -= above - np.float32(0.25) * knee * np.tanh(above / (np.float32(0.5) * knee))
+    if scanner.gamma != 1:
+        np.power(np.maximum(seen, 0), np.float32(scanner.gamma), out=seen)
     seen *= np.float32(scanner.gain)
     np.clip(np.rint(seen, out=seen), 1, 32000, out=seen)
     return np.where(inside, seen, 0).astype(np.int16)
@@ -119,6 +142,16 @@ def _sensitivity(rng: np.random.Generator, scanner: Scanner, depth_mm: Array, gr
     logarithm += np.float32(0.12 * scanner.coil) * tilt
     logarithm += np.float32(scanner.bias) * smooth_field(rng, grid, 75.0)
     return np.exp(logarithm)
+
+
+def _moved(image: Array, off: npt.NDArray[np.float64], grid: Grid) -> Array:
+    """Return a sequence turned and shifted by a little, linearly interpolated, edges held."""
+    first = np.array([axis[0] for axis in grid.axes])
+    about = np.array([axis.mean() for axis in grid.axes])
+    matrix, shift = off[:, :3], off[:, 3]
+    start = (about + matrix @ (first - about) + shift - first) / grid.spacing_mm
+    moved: Array = ndimage.affine_transform(image, matrix, start, order=1, mode="nearest")
+    return moved
 
 
 def _sampling(scanner: Scanner, grid: Grid) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:

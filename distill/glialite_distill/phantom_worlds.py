@@ -1,4 +1,4 @@
-"""The ranges that phantoms are drawn from: three worlds (`default`, `other`, `shifted`) in two styles (`gli`, `ssa`).
+"""The ranges that phantoms are drawn from: worlds (`default`, `other`, `shifted`, `wide`) in two styles (`gli`, `ssa`).
 
 Tissue values are relative to normal white matter of the same sequence. A range is (lowest, highest), drawn uniformly.
 """
@@ -26,10 +26,10 @@ __all__ = [
 
 Range = tuple[float, float]
 Style = Literal["gli", "ssa"]
-World = Literal["default", "other", "shifted"]
+World = Literal["default", "other", "shifted", "wide"]
 
 STYLES: Final = ("gli", "ssa")
-WORLDS: Final = ("default", "other", "shifted")
+WORLDS: Final = ("default", "other", "shifted", "wide")
 
 TISSUES: Final = (
     "grey", "deep", "csf", "oedema", "solid", "fluid", "enhancing", "blood", "vessel", "dura", "plexus",
@@ -112,6 +112,12 @@ class ScannerRanges:
         Rise of the sensitivity from the middle to the surface; SD of the slowly varying gain's logarithm.
     saturation : float
         Share of sequences with a compressed bright end.
+    gamma : Range
+        Exponent of the grey values, drawn log-uniformly for each sequence.
+    shift_mm, turn_deg : float
+        SD of what a sequence is off the others along and about each axis: registration that did not quite succeed.
+    cut : float
+        Share of patients whose scan ends within the brain.
     """
 
     noise: Range = (0.012, 0.05)
@@ -121,6 +127,10 @@ class ScannerRanges:
     coil: Range = (0.0, 0.35)
     bias: Range = (0.02, 0.09)
     saturation: float = 0.15
+    gamma: Range = (1.0, 1.0)
+    shift_mm: float = 0.0
+    turn_deg: float = 0.0
+    cut: float = 0.0
 
 
 _CONTRAST: Final[Mapping[str, Mapping[str, Range]]] = {
@@ -157,7 +167,7 @@ class PhantomSettings:
         Clean 1 mm scans of a large centre, or low-field thick-slice ones.
     small : bool
         120×120×78 voxels of 2 mm instead of 240×240×155 of 1 mm: the same patients.
-    world : {'default', 'other', 'shifted'}
+    world : {'default', 'other', 'shifted', 'wide'}
         Name of the ranges below, for the record.
     """
 
@@ -250,6 +260,46 @@ def _shifted(settings: PhantomSettings) -> PhantomSettings:
     )  # fmt: skip
 
 
+def _wider(low: float, high: float, margin: float) -> Range:
+    """Return a range of relative tissue values that reaches farther to both sides, by a share of what it spans."""
+    more = margin * (high - low)
+    return max(0.1, low - more), high + more
+
+
+def _wide(settings: PhantomSettings) -> PhantomSettings:
+    """Return ranges to train on for scans of any hospital: all that the other worlds have and more."""
+    scanner, tumour = settings.scanner, settings.tumour
+    return replace(
+        settings,
+        world="wide",
+        contrast={
+            sequence: {tissue: _wider(*bounds, 0.2) for tissue, bounds in tissues.items()}
+            for sequence, tissues in settings.contrast.items()
+        },
+        anatomy=replace(
+            settings.anatomy, scale=(0.85, 1.0), stretch=0.06, tilt_deg=4.0, shear=0.025, bend_long_mm=(1.2, 4.5),
+            bend_short_mm=(0.8, 2.0), sulcus_threshold=(1.7, 4.6), ventricle_mm=(-0.5, 7.0), fold=(0.6, 1.7),
+            surface_mm=(-2.5, 2.5),
+        ),
+        scanner=replace(
+            scanner,
+            noise=(scanner.noise[0] * 0.7, scanner.noise[1] * 1.3),
+            blur_mm=(scanner.blur_mm[0], scanner.blur_mm[1] + 0.4),
+            coil=(0.0, 0.5),
+            bias=(0.02, 0.13),
+            saturation=0.25,
+            gamma=(0.7, 1.4),
+            shift_mm=0.5,
+            turn_deg=0.4,
+            cut=0.12,
+        ),
+        tumour=replace(
+            tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(1.2, 7.0),
+            rim_break=(0.0, 1.1), roughness=(0.2, 0.65), push=(0.0, 0.5),
+        ),
+    )  # fmt: skip
+
+
 def settings_for(world: str = "default", style: str = "gli", *, small: bool = False) -> PhantomSettings:
     """Return the ranges of a world and a style.
 
@@ -269,4 +319,8 @@ def settings_for(world: str = "default", style: str = "gli", *, small: bool = Fa
     if style == "ssa":
         larger = replace(settings.tumour, core_ml=(4.0, 140.0))
         settings = replace(settings, scanner=_SSA, tumour=larger, contrast=_flatter(_CONTRAST, 0.2))
-    return {"default": settings, "other": _other(settings), "shifted": _shifted(settings)}[world]
+    return {"default": _same, "other": _other, "shifted": _shifted, "wide": _wide}[world](settings)
+
+
+def _same(settings: PhantomSettings) -> PhantomSettings:
+    return settings

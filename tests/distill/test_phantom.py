@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from glialite_distill.phantom import COHORT_FILE, make_phantom, settings_for, write_cohort
 from glialite_distill.phantom_fields import Grid, band_field, smooth_field, stream
-from glialite_distill.phantom_patient import case_affine
+from glialite_distill.phantom_patient import _scanned, case_affine
+from glialite_distill.phantom_scanner import _moved, draw_scanner
 from glialite_runtime.errors import ConfigError, OutputError
 from glialite_runtime.sequences import SEQUENCES
 
@@ -206,3 +207,31 @@ def test_a_smooth_field_is_the_same_on_every_grid() -> None:
 def test_a_band_field_keeps_unit_variance() -> None:
     """Adding scales does not make a field stronger."""
     assert band_field(stream(2, "x"), Grid.whole(2), (12.0, 6.0), 0.7).std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_wide_world_moves_sequences_off_t1c_and_leaves_the_default_world_alone() -> None:
+    """T1c stays where the labels are; the others are a little off, which no other world does."""
+    wide = settings_for("wide", "gli", small=True).scanner
+    assert draw_scanner(5, "t1c", wide).off is None
+    off = np.array(draw_scanner(5, "t2w", wide).off)
+    assert 0 < np.abs(off[:, 3]).max() < 3
+    for world in ("default", "other", "shifted"):
+        assert draw_scanner(5, "t2w", settings_for(world, "gli", small=True).scanner).off is None
+
+
+def test_a_sequence_comes_from_where_its_offset_says() -> None:
+    """An offset of one voxel along x shows what lies one voxel further."""
+    grid = Grid.whole(2).crop((slice(30, 42), slice(40, 52), slice(40, 52)))
+    image = np.random.default_rng(0).random(grid.shape, np.float32)
+    off = np.hstack([np.eye(3), [[0], [0], [grid.spacing_mm]]])
+    np.testing.assert_allclose(_moved(image, off, grid)[..., :-1], image[..., 1:], atol=1e-5)
+
+
+def test_a_scan_that_ends_within_the_brain_lacks_a_third_at_most() -> None:
+    """What is cut off is one side of a plane, 5 to 33 % of the brain."""
+    grid = Grid.whole(2)
+    brain = np.zeros(grid.shape, bool)
+    brain[10:70, 20:100, 30:90] = True
+    for seed in range(5):
+        lost = 1 - (brain & _scanned(seed, brain, grid)).sum() / brain.sum()
+        assert 0.04 < lost < 0.35
