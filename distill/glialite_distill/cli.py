@@ -278,7 +278,9 @@ def evaluate(
     bundle: Annotated[
         list[Path] | None, typer.Option("--bundle", help="Clinic bundle, run as the clinic does; may be repeated.")
     ] = None,
-    compare: Annotated[list[str] | None, typer.Option(help="NAME=DIR of label maps; may be repeated.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="NAME=DIR of label maps, with probabilities or without; may be repeated.")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="NAME whose mean Dice the others are a share of.")] = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Students and bundles also with each smaller set of sequences: 15 in all.")
@@ -295,7 +297,8 @@ def evaluate(
 ) -> None:
     """Compare students, bundles, other predictions and a FLAIR threshold with the truth.
 
-    Dice by region with intervals over patients, volumes, false tumour in healthy brains, calibration error.
+    Dice by region with intervals over patients, volumes, false tumour in healthy brains, calibration error. With --csv,
+    an interrupted evaluation continues. Patients whom a model met in training are refused.
 
     Example: distill evaluate --workspace work --cohort unseen --compare all=teachers --reference all --csv dice.csv
 

@@ -138,11 +138,11 @@ def run_evaluation(
     cases = find_cases(request.cohort)
     refuse_seen(cases, records)
     fitting = [] if request.fit_on is None else fitting_cases(request.fit_on, cases, records, _INTERVAL_RATE)
-    key = _key(request, models, (cases, fitting), data)
+    known = [name for name, path in request.compare.items() if record_of_folder(path, data).complete]
+    key = _key(request, models, (cases, fitting), {"data": data.cohort_hash if data else None, "known": known})
     if request.csv is not None and (kept := _kept(request.csv, key)) is not None:
         return kept, True
     sources = _sources(request, models, data, device)
-    known = {name for name, path in request.compare.items() if record_of_folder(path, data).complete}
     fittable = {n: s for n, s in sources.items() if n in models or (n in known and _tells(s, fitting))}
     fitted = _fit(fittable, _measure(request, models, fittable, fitting, progress)) if fitting else {}
     found = _measure(request, models, sources, cases, progress, SUBSETS if request.subsets else ())
@@ -253,18 +253,18 @@ def _key(
     request: EvaluationRequest,
     models: Mapping[str, Model],
     cohorts: Sequence[Sequence[Case]],
-    data: TrainingData | None,
+    also: Mapping[str, Any],
 ) -> str:
     """Return a hash of everything that decides the result."""
     names = [*models, *request.compare]
     decides: dict[str, Any] = {
+        **also,
         "sources": names,
         "results": [
             [*result_keys(cases, _identities(request, models, names, cases), request.labels).values()]
             for cases in cohorts
         ],
         "cases": [[case.name for case in cases] for cases in cohorts],
-        "data": data.cohort_hash if data else None,
         "reference": request.reference,
         "subsets": request.subsets,
     }

@@ -113,7 +113,8 @@ class StoredResults:
 
 
 def _score(row: Mapping[str, Any], source: str) -> CaseScore:
-    found = CaseScore(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    found = CaseScore(**plain)
     if len(found.dice) != 3 or not math.isfinite(sum(found.true_ml)):
         raise ValueError("garbled score")
     return replace(found, source=source)  # the same network may have another name in another comparison

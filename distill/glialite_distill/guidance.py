@@ -20,12 +20,22 @@ from glialite_runtime.errors import ConfigError
 from torch import nn
 from torch.nn import functional as F
 
+from glialite_distill.cohort import patient_of
 from glialite_distill.evaluate import on_device
 from glialite_distill.patches import SoftLabels, TrainingData
 from glialite_distill.student import Student
-from glialite_distill.student_file import StudentFile, build_student
+from glialite_distill.student_file import StudentFile, build_student, trained_on
 
-__all__ = ["Guidance", "UnlabelledScans", "assistant_on", "feature_loss", "ramp", "weights_digest", "with_features"]
+__all__ = [
+    "Guidance",
+    "UnlabelledScans",
+    "assistant_on",
+    "feature_loss",
+    "ramp",
+    "refuse_leaks",
+    "weights_digest",
+    "with_features",
+]
 
 _RAMP: Final = 0.5
 """Share of a training over which the agreement with the averaged student is asked for more and more."""
@@ -71,8 +81,9 @@ class Guidance:
         Raises
         ------
         ConfigError
-            The assistant works at another voxel size than `data` or was trained on cases that validate this fold or
-            are held out, or a scan that is said to be without labels is a case of the workspace.
+            The assistant works at another voxel size than `data`, it or a student before it was trained on patients
+            who validate this fold or are held out, or a scan that is said to be without labels is a case of the
+            workspace.
         """
         found: dict[str, Any] = {"assistant": None, "unlabelled": None}
         if self.assistant is not None:
@@ -81,12 +92,7 @@ class Guidance:
                     f"the assistant works at {self.assistant.spacing_mm} mm, the workspace at {data.spacing_mm} mm; "
                     "give one that was trained at this voxel size"
                 )
-            kept_back = {*data.held_out, *data.splits[fold].validation}
-            if leaked := sorted(kept_back & set(self.assistant.provenance.get("train_cases", ()))):
-                raise ConfigError(
-                    f"the assistant was trained on {', '.join(leaked)}, which validate fold {fold} or are held out; "
-                    "give one that was trained on the same fold"
-                )
+            refuse_leaks("the assistant", self.assistant, data, fold)
             found["assistant"] = weights_digest(self.assistant.state)
         if self.unlabelled is not None:
             known = {*data.held_out, *(c for split in data.splits for c in (*split.train, *split.validation))}
@@ -97,6 +103,23 @@ class Guidance:
                 )
             found["unlabelled"] = self.unlabelled.key
         return found
+
+
+def refuse_leaks(role: str, file: StudentFile, data: TrainingData, fold: int) -> None:
+    """Refuse to train from or with a student that was trained, as far as is known, on what is kept back.
+
+    Raises
+    ------
+    ConfigError
+        It, or a student before it in its chain, was trained on patients who validate the fold or are held out.
+    """
+    met = {patient_of(case) for case in trained_on(file.provenance)}
+    kept_back = {*data.held_out, *data.splits[fold].validation}
+    if leaked := sorted(case for case in kept_back if patient_of(case) in met):
+        raise ConfigError(
+            f"{role} was trained on {', '.join(leaked)}, which validate fold {fold} or are held out; "
+            "give one that was trained on the same fold"
+        )
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:

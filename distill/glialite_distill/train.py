@@ -25,7 +25,7 @@ from glialite_distill.history import LOSSES, HistoryRow, write_curve, write_hist
 from glialite_distill.modality_dropout import learnt_subsets
 from glialite_distill.patches import Batch, CachedCase, PatchSampler, SoftLabels, TrainingData, cache_case
 from glialite_distill.student import STUDENTS, Student
-from glialite_distill.student_file import StudentFile, load_student, save_student
+from glialite_distill.student_file import StudentFile, earlier_cases, load_student, save_student
 from glialite_distill.train_options import TrainOptions, learning_rate, select_cases
 from glialite_distill.train_state import (
     TrainState,
@@ -165,6 +165,7 @@ def train(
         **identity,
         "members": list(soft.members) if soft else [],
         "train_cases": list(training),
+        "earlier_cases": earlier_cases(initial, guidance.assistant),
         "soft_label_cases": [case.name for case in seen if case.soft is not None],
         "validation_cases": list(validation),
         "unlabelled_cases": list(guidance.unlabelled.cases) if guidance.unlabelled else [],

@@ -9,6 +9,7 @@ from typing import Final
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.augment import Augmentation
+from glialite_distill.cohort import Split, patient_of
 from glialite_distill.losses import Regionwise
 from glialite_distill.patches import Shape, SoftLabels, TrainingData
 from glialite_distill.student import STUDENTS
@@ -17,6 +18,8 @@ __all__ = ["CONTINUED", "FINE_TUNING", "TrainOptions", "learning_rate", "select_
 
 
 _AVERAGED_SHARE: Final = 0.1
+_VALIDATION_SHARE: Final = 0.2
+_LARGE_FOLD: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,9 @@ def select_cases(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the cases to train on and to validate on; a held-out case is never one of them.
 
+    Of few, large folds a fifth of all cases validates and the rest trains as well: their soft labels are out-of-fold
+    anyway, and a student labels nothing.
+
     Raises
     ------
     ConfigError
@@ -165,8 +171,10 @@ def select_cases(
     split = data.splits[options.fold]
     if leaked := sorted({*split.train, *split.validation} & set(data.held_out)):
         raise ConfigError(f"fold {options.fold} contains held-out cases ({', '.join(leaked)}); prepare it again")
+    validation = _validation_part(split)
+    rest = (*split.train, *(c for c in split.validation if c not in validation))
     labelled: set[str] = set() if soft is None else set(soft.cases)
-    chosen = tuple(c for c in split.train if options.hard_cases or c in labelled)
+    chosen = tuple(c for c in sorted(rest) if options.hard_cases or c in labelled)
     if options.soft_weight > 0 and not labelled & set(chosen):
         raise ConfigError(
             "no training case has soft labels; make them with `distill soft-labels`, "
@@ -174,4 +182,17 @@ def select_cases(
         )
     if not chosen:
         raise ConfigError(f"no training case is left in fold {options.fold}")
-    return chosen, split.validation
+    return chosen, validation
+
+
+def _validation_part(split: Split) -> tuple[str, ...]:
+    """Return the validation cases of a fold, whole patients, at most about a fifth of all cases."""
+    every = len(split.train) + len(split.validation)
+    if len(split.validation) <= _LARGE_FOLD * every:
+        return split.validation
+    chosen: list[str] = []
+    for patient in sorted({patient_of(case) for case in split.validation}):
+        if len(chosen) >= _VALIDATION_SHARE * every:
+            break
+        chosen += [case for case in split.validation if patient_of(case) == patient]
+    return tuple(chosen)

@@ -16,7 +16,7 @@ from glialite_runtime.files import write_bytes
 from torch import nn
 
 from glialite_distill.evaluate import on_device
-from glialite_distill.guidance import Guidance, weights_digest
+from glialite_distill.guidance import Guidance, refuse_leaks, weights_digest
 from glialite_distill.history import LOSSES, HistoryRow
 from glialite_distill.patches import SoftLabels, TrainingData
 from glialite_distill.quant_aware import FakeQuantStudent
@@ -74,6 +74,7 @@ def identity_of(
         wanted = STUDENTS[options.student]
         if (initial.spec.widths, initial.spec.blocks) != (wanted.widths, wanted.blocks):
             raise ConfigError(f"the initial weights are those of a student {initial.spec}, not {options.student}")
+        refuse_leaks("the student to start from", initial, data, options.fold)
         start = weights_digest(initial.state)
     plain: dict[str, Any] = asdict(options)
     plain |= {"patch": list(options.patch), "temperature": list(options.temperature)}

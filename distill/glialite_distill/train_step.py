@@ -88,7 +88,7 @@ def _labelled(state: TrainState, given: StepInput, options: TrainOptions) -> Los
     """Return the losses against truth, soft labels, and what an assistant says about the whole patch."""
     whole, seen = seen_patches(given.batch, options, state.iteration)
     network, image = network_to_train(state), _laid_out(seen)
-    with _precision(state, image.device):
+    with _precision(state, options):
         if state.projection is None:
             logits, features = network(image), None
         else:
@@ -97,7 +97,7 @@ def _labelled(state: TrainState, given: StepInput, options: TrainOptions) -> Los
     terms = _loss(options)(logits, seen)
     if given.assistant is None:
         return terms
-    with torch.no_grad(), _precision(state, image.device):
+    with torch.no_grad(), _precision(state, options):
         guess, wanted = with_features(given.assistant, _laid_out(whole))
     divergence = SoftTarget(options.temperature)(logits, torch.sigmoid(guess.float()), seen.told())
     terms = terms.plus("assistant", options.assistant_weight, divergence)
@@ -116,14 +116,14 @@ def _unlabelled(state: TrainState, batch: Batch, options: TrainOptions) -> torch
     -----
     Source: Tarvainen, Valpola, Mean teachers are better role models, NeurIPS 2017 (arXiv:1703.01780).
     """
-    seed, iteration, device = options.seed + UNLABELLED_STREAM, state.iteration, batch.image.device
+    seed, iteration = options.seed + UNLABELLED_STREAM, state.iteration
     one, other = (augment(batch, options.patch, options.augmentation, seed, iteration, view) for view in (0, 1))
     seen = drop_sequences(one, options.augmentation.dropout, seed, iteration)
-    with _precision(state, device):
+    with _precision(state, options):
         logits = network_to_train(state)(_laid_out(seen)).float()
     loss = options.soft_weight * _loss(options).soft_loss(logits, seen)
     if options.consistency > 0:
-        with torch.no_grad(), _precision(state, device):
+        with torch.no_grad(), _precision(state, options):
             wanted = torch.sigmoid(state.average.train(state.rounded is None)(_laid_out(other)).float())
         weight = options.consistency * ramp(iteration, options.iterations)
         loss = loss + weight * weighted_mean((torch.sigmoid(logits) - wanted).square(), seen.told())
@@ -138,6 +138,9 @@ def _laid_out(batch: Batch) -> torch.Tensor:
     return batch.image.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _precision(state: TrainState, device: torch.device) -> AbstractContextManager[Any]:
+def _precision(state: TrainState, options: TrainOptions) -> AbstractContextManager[Any]:
     """Return mixed precision, but none where steps are finer than bfloat16's."""
-    return mixed_precision(device) if state.rounded is None else nullcontext()
+    if state.rounded is not None:
+        return nullcontext()
+    device = next(state.network.parameters()).device
+    return mixed_precision(device, min(options.patch) // state.network.spec.divisor)

@@ -233,9 +233,11 @@ class GliaLiteTrainer(nnUNetTrainer):
         return outcome
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """Return mixed precision on a CPU for networks of plain convolutions; depthwise ones and GroupNorm lose by it."""
-        gains = not self.recipe.is_mednext and self.recipe.architecture != "segresnet"
-        return mixed_precision(self.device) if gains and self.device.type == "cpu" else nullcontext()
+        """Return mixed precision on a CPU for nnU-Net's networks; depthwise convolutions and GroupNorm lose by it."""
+        if self.device.type != "cpu" or not self.recipe.architecture.startswith(("nnunet", "resenc")):
+            return nullcontext()
+        strides = np.prod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
+        return mixed_precision(self.device, int(min(self.configuration_manager.patch_size // strides)))
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return nnU-Net's loss and overlaps, these by region whatever the network is trained on."""

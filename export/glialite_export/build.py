@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -13,10 +14,11 @@ import onnx
 import onnxruntime
 import torch
 from glialite_calibration.ranges import collect
+from glialite_distill.cohort import site_of
 from glialite_distill.evaluate import network_logits
 from glialite_distill.student import Student
-from glialite_distill.student_file import build_student
-from glialite_runtime.bundle import Bundle, Graph, read_bundle, write_bundle
+from glialite_distill.student_file import build_student, record_is_complete, seen_cases, trained_on
+from glialite_runtime.bundle import Bundle, Graph, Manifest, read_bundle, write_bundle
 from glialite_runtime.decode import decode
 from glialite_runtime.engine import OnnxEngine
 from glialite_runtime.errors import ExportError, ParityError
@@ -34,7 +36,8 @@ from glialite_export.layers import with_layers
 from glialite_export.lower import lower
 from glialite_export.onnx_export import export_student
 from glialite_export.pack import GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
-from glialite_export.plan import Plan, Request, Track, finished, plan_build
+from glialite_export.plan import Plan, Request, Track, finished, plan_build, same_graph
+from glialite_export.reliability import Fitted
 from glialite_export.sensitivity import centred_crop, compare_on, layer_names
 
 __all__ = ["Request", "build", "finished", "packing_of", "plan_build"]
@@ -55,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     """Build the bundle; one that is there already, from the same inputs, is returned as it is.
+
+    Where only what was fitted for it changed, nothing is computed again.
 
     Parameters
     ----------
@@ -82,6 +87,9 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     if ready is not None:
         logger.info("%s is built already from the same inputs", plan.request.out)
         return ready
+    if (same := same_graph(plan)) is not None:
+        write_bundle(plan.request.out, _with_fitted(same.manifest, plan.fitted), same.files)
+        return read_bundle(plan.request.out)
     student = build_student(plan.file)
     reports = []
     native = export_student(student)
@@ -101,8 +109,14 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     _check_kernels(graph, candidate, crop.astype(np.float32), student.spec.divisor)
     packing = packing_of(plan, graph.SerializeToString(), reports, choice.report)
     files = bundle_files(packing, crop, candidate)
-    write_bundle(plan.request.out, manifest_of(packing), files)
+    write_bundle(plan.request.out, _with_fitted(manifest_of(packing), plan.fitted), files)
     return read_bundle(plan.request.out)
+
+
+def _with_fitted(manifest: Manifest, fitted: Fitted | None) -> Manifest:
+    """Return the manifest with what was fitted for the model, or with nothing fitted."""
+    provenance = {**manifest.provenance, "reliability": None if fitted is None else dict(fitted.record)}
+    return replace(manifest, reliability=None if fitted is None else fitted.reliability, provenance=provenance)
 
 
 def _choose(
@@ -200,6 +214,7 @@ def packing_of(
     """Return what a bundle of this student is made from; the GPU's bundle begins with the same."""
     file, made = plan.file, plan.file.provenance
     trained = tuple(made.get("train_cases", ())) or plan.workspace.cases
+    formed = {*trained, *trained_on(made)}
     provenance = {
         "build_key": plan.key,
         "cohort_hash": plan.workspace.cohort_hash,
@@ -214,7 +229,12 @@ def packing_of(
             "parameters": sum(tensor.numel() for tensor in build_student(file).parameters()),
             "sha256": sha256_file(plan.request.student),
         },
-        "training": {"cases": list(trained), "options": made.get("options"), "initial": made.get("initial")},
+        "training": {
+            "cases": list(trained),
+            "seen": sorted({*trained, *seen_cases(made)}) if record_is_complete(made) else None,
+            "options": made.get("options"),
+            "initial": made.get("initial"),
+        },
         "calibration": dict(calibration) or {"method": plan.request.method, "cases": list(plan.range_cases)},
         "parity_cases": list(plan.parity_cases),
         "parity": reports,
@@ -229,7 +249,7 @@ def packing_of(
         spacing_mm=file.spacing_mm,
         decision=file.decision,
         accepted_sequences=tuple(tuple(kept) for kept in made.get("accepted_sequences", [SEQUENCES])),
-        sites={site for case in trained if (site := plan.workspace.sites.get(case))},
-        training_cases=len(trained),
+        sites={site for case in formed if (site := plan.workspace.sites.get(case) or site_of(case))},
+        training_cases=len(formed),
         provenance=provenance,
     )

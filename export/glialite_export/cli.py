@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from glialite_runtime.command import bar, emit, log_to_stderr, new_app, not_built_yet, run
+from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run
 from glialite_runtime.errors import BackendUnavailableError, ConfigError, ParityError
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ def build(
             "percentile-99.99, mse, entropy.",
         ),
     ] = "auto",
+    reliability: Annotated[
+        Path | None,
+        typer.Option("--reliability", help="JSON of `distill evaluate --fit-on`: reports give intervals. Not for gpu."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the inputs, forecast, write nothing.")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -59,7 +63,10 @@ def build(
     """
     if target not in _TARGETS:
         raise ConfigError(f"--target {target}: choose {' or '.join(_TARGETS)}")
-    plan, module = _plan(student, workspace, out, ranges, target)
+    if target == "gpu" and reliability is not None:
+        raise ConfigError("--reliability is for clinic bundles: leave it out, or choose --target cpu")
+    asked = {"student": student, "workspace": workspace, "out": out, "method": ranges, "reliability": reliability}
+    plan, module = _plan(target, asked)
     if dry_run:
         done = module.finished(plan) is not None
         forecast = _forecast(plan, done=done)
@@ -77,14 +84,14 @@ def build(
     emit(_summary(bundle, out), _text(bundle, out), as_json=as_json)
 
 
-def _plan(student: Path, workspace: Path, out: Path, method: str, target: str) -> tuple[Plan, Any]:
+def _plan(target: str, asked: dict[str, Any]) -> tuple[Plan, Any]:
     try:
         module = import_module(_TARGETS[target])
     except ImportError as error:
         raise BackendUnavailableError(
             f"edge-export needs {error.name}; install it: pip install 'glialite[export,train]'"
         ) from error
-    return module.plan_build(module.Request(student, workspace, out, method)), module
+    return module.plan_build(module.Request(**asked)), module
 
 
 def _tracked(items: list[str], label: str) -> Iterable[str]:
@@ -180,14 +187,62 @@ def verify(
     )
 
 
-@app.command(epilog="Example:  edge-export package --bundle bundle --out dist")
+@app.command(
+    epilog="Examples:  edge-export package --bundle bundle --out dist   |   "
+    "edge-export package --bundle bundle --out dist --trust release.pub"
+)
 def package(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the executable.")],
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle to put inside.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the program and its archive.")],
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle inside. Default: the one installed.")] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option("--trust", help="Public key; the program then uses only bundles that it signed. Repeatable."),
+    ] = None,
+    as_json: _Json = False,
 ) -> None:
-    """Package the clinic's executable (not built yet)."""
-    del out, bundle
-    raise not_built_yet("edge-export package (the clinic's executable)")
+    """Package the clinic's program: one folder that needs no Python, with a bundle inside, and its archive.
+
+    Made for the system that this runs on; takes minutes. It says which glibc the program needs, and the program is
+    tried without an environment before it appears.
+    """
+    from dataclasses import asdict
+
+    from glialite_runtime.bundle import default_bundle
+
+    from glialite_export.executable import package as build_package
+
+    made = build_package(bundle or default_bundle(), out, tuple(trust or ()))
+    library = f"needs glibc {made.glibc} ({made.glibc_because_of}), " if made.glibc else ""
+    text = (
+        f"{made.folder}: {made.folder_bytes / 1e6:.0f} MB, {library}cold --help {made.help_seconds} s\n"
+        f"{made.archive}: {made.archive_bytes / 1e6:.0f} MB"
+    )
+    emit({**asdict(made), "folder": str(made.folder), "archive": str(made.archive)}, text, as_json=as_json)
+
+
+@app.command(
+    epilog="Example:  edge-export keygen release   (release.key signs, release.pub goes to edge-export package)"
+)
+def keygen(
+    stem: Annotated[Path, typer.Argument(metavar="NAME", help="NAME.key and NAME.pub are written.")],
+) -> None:
+    """Make a pair of keys to sign bundles with, in minisign's format, without a password."""
+    from glialite_export.signing import make_keys
+
+    secret, public = make_keys(stem)
+    emit({}, f"{secret}: keep it secret, and a copy of it safe\n{public}: give it away", as_json=False)
+
+
+@app.command(epilog="Example:  edge-export sign bundle --key release.key")
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Bundle: folder or zip.")],
+    key: Annotated[Path, typer.Option("--key", help="Secret key of edge-export keygen or minisign -GW.")],
+) -> None:
+    """Sign a bundle in place; minisign can check it, too: minisign -Vm BUNDLE/bundle.json -p NAME.pub."""
+    from glialite_export.signing import read_secret_key, sign_bundle
+
+    signed = sign_bundle(bundle, read_secret_key(key))
+    emit({}, f"{bundle}: {signed.manifest.name} is signed", as_json=False)
 
 
 def main() -> None:

@@ -21,10 +21,11 @@ from glialite_runtime.files import sha256_bytes, sha256_file
 
 from glialite_export import parity
 from glialite_export.int8_choice import AUTO
+from glialite_export.reliability import Fitted, load_fitted
 
-__all__ = ["Plan", "Request", "Track", "finished", "plan_build"]
+__all__ = ["Plan", "Request", "Track", "finished", "plan_build", "same_graph"]
 
-_VERSION: Final = 7
+_VERSION: Final = 8
 """Raised when the same inputs would give another bundle."""
 
 Track = Callable[[Iterable[str], str], Iterable[str]]
@@ -42,6 +43,8 @@ class Request:
         How activation ranges are chosen: a key of `METHODS`, or `AUTO`: the one that does best on selection cases.
     range_cases, selection_cases, parity_cases : int
         At most so many training-side cases for activation ranges, for choosing among methods, and for the gate.
+    reliability : Path, optional
+        What `distill evaluate --fit-on` fitted, see `load_fitted`; without it reports have volumes without intervals.
     """
 
     student: Path
@@ -51,6 +54,7 @@ class Request:
     range_cases: int = 8
     selection_cases: int = 3
     parity_cases: int = 6
+    reliability: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,9 @@ class Plan:
     range_cases, selection_cases, parity_cases : tuple of str
         Cases for activation ranges, for choosing among methods, and for the gate.
     key : str
-        SHA-256 over all that decides the result.
+        SHA-256 over all that decides the graph.
+    fitted : Fitted, optional
+        Temperatures and volume intervals to carry.
     """
 
     request: Request
@@ -78,6 +84,7 @@ class Plan:
     selection_cases: tuple[str, ...]
     parity_cases: tuple[str, ...]
     key: str
+    fitted: Fitted | None = None
 
 
 def plan_build(request: Request) -> Plan:
@@ -90,7 +97,7 @@ def plan_build(request: Request) -> Plan:
     Raises
     ------
     ConfigError
-        Student or workspace cannot be read, or the student was trained elsewhere.
+        Student, workspace or what was fitted cannot be read, or the student was trained elsewhere.
     CalibrationError
         A case is held out, or none is left.
     """
@@ -120,11 +127,12 @@ def plan_build(request: Request) -> Plan:
     gate = spread(judged, request.parity_cases)
     for cases in (ranges, selection, gate):
         guard_cases(cases, workspace.cases, workspace.held_out, workspace.patients)
+    digest = sha256_file(request.student)
     decides = {
         "version": _VERSION,
         "software": __version__,
         "onnxruntime": onnxruntime.__version__,
-        "student": sha256_file(request.student),
+        "student": digest,
         "cohort": workspace.cohort_hash,
         "method": request.method,
         "range_cases": ranges,
@@ -133,11 +141,19 @@ def plan_build(request: Request) -> Plan:
         "limits": [asdict(limit) for limit in parity.LIMITS],
     }
     key = sha256_bytes(json.dumps(decides, sort_keys=True).encode())
-    return Plan(request, file, workspace, ranges, selection, gate, key)
+    fitted = None if request.reliability is None else load_fitted(request.reliability, digest, key)
+    return Plan(request, file, workspace, ranges, selection, gate, key, fitted)
 
 
 def finished(plan: Plan) -> Bundle | None:
     """Return the bundle when exactly this build is there already, whole."""
+    bundle = same_graph(plan)
+    wanted = None if plan.fitted is None else plan.fitted.reliability
+    return bundle if bundle is not None and bundle.manifest.reliability == wanted else None
+
+
+def same_graph(plan: Plan) -> Bundle | None:
+    """Return the bundle that is there, whole, when it differs from this build at most in what was fitted for it."""
     with suppress(BundleError):
         bundle = read_bundle(plan.request.out)
         if bundle.manifest.provenance.get("build_key") == plan.key:

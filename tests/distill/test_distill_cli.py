@@ -16,6 +16,8 @@ from glialite_distill.train_options import CONTINUED, FINE_TUNING, TrainOptions
 from glialite_distill.workspace import Workspace
 from glialite_runtime.command import run
 
+from .conftest import write_cohort
+
 VERBS = ("phantoms", "soft-labels", "pseudo-labels", "train", "evaluate")
 
 
@@ -178,10 +180,11 @@ def test_options_that_make_no_sense_are_refused(
 
 
 def test_evaluating_the_students_of_a_workspace(
-    workspace: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Students and the trivial rule in one table and file; the second time it is read from the file."""
-    command = ("evaluate", "--workspace", workspace, "--cohort", cohort, "--csv", tmp_path / "dice.csv")
+    unseen = write_cohort(tmp_path / "unseen", 2, first=51)
+    command = ("evaluate", "--workspace", workspace, "--cohort", unseen, "--csv", tmp_path / "dice.csv")
     assert distill(*command, "--device", "cpu") == 0
     text = capsys.readouterr().out
     assert "student S" in text
@@ -192,6 +195,16 @@ def test_evaluating_the_students_of_a_workspace(
     assert np.isfinite(rule["mean_dice"])
     assert distill(*command, "--device", "cpu") == 0
     assert "made from the same files already" in capsys.readouterr().out
+
+
+def test_evaluating_on_the_training_cases_is_refused(
+    workspace: Path, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2; every model that met them is named."""
+    assert distill("evaluate", "--workspace", workspace, "--cohort", cohort, "--device", "cpu") == 2
+    said = capsys.readouterr().err
+    assert "student S (FP32) has met the patients of" in said
+    assert "the workspace has met the patients of" in said
 
 
 def test_comparing_folders_needs_a_name(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from glialite_calibration.reliability import reliability
 from glialite_distill.baseline import fit_flair_threshold, flair_labels, flair_source
-from glialite_distill.evaluate import (
-    SCOPES,
-    NetworkSource,
-    bundle_source,
-    evaluate,
-    folder_source,
-    load_labels,
-    network_logits,
-    score,
-    student_source,
-)
+from glialite_distill.evaluate import NetworkSource, bundle_source, evaluate, network_logits, student_source
+from glialite_distill.evaluate_folder import FolderSource, load_labels
+from glialite_distill.evaluate_scores import SCOPES, score
 from glialite_distill.student import Student, StudentSpec
 from glialite_distill.student_file import StudentFile
 from glialite_runtime.cases import find_case
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import ConfigError, GeometryError, InputError
+from glialite_runtime.sequences import REGIONS
 from glialite_runtime.volume import load_volume
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
@@ -113,7 +108,7 @@ def test_any_shape_goes_through_the_network(shape: tuple[int, int, int]) -> None
 def test_label_maps_of_any_orientation_agree(case_folder: Path, tmp_path: Path, axes: str) -> None:
     """The same labels stored in other axes have a Dice of 1 with the truth."""
     folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels, axes)
-    got = evaluate([find_case(case_folder)], {"same": folder_source(folder)})
+    got = evaluate([find_case(case_folder)], {"same": FolderSource(folder)})
     assert got.scores[0].dice == (1.0, 1.0, 1.0)
 
 
@@ -122,21 +117,21 @@ def test_predictions_may_lie_flat(case_folder: Path, tmp_path: Path) -> None:
     name = case_folder.name
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / f"{name}.nii.gz").write_bytes((case_folder / f"{name}-seg.nii.gz").read_bytes())
-    got = evaluate([find_case(case_folder)], {"flat": folder_source(tmp_path / "flat")})
+    got = evaluate([find_case(case_folder)], {"flat": FolderSource(tmp_path / "flat")})
     assert got.scores[0].dice[0] == 1
 
 
 def test_a_missing_prediction_is_named(case_folder: Path, tmp_path: Path) -> None:
     """No prediction is an error, not a Dice of 0."""
     with pytest.raises(InputError, match=f"{case_folder.name} has no prediction"):
-        evaluate([find_case(case_folder)], {"none": folder_source(tmp_path / "elsewhere")})
+        evaluate([find_case(case_folder)], {"none": FolderSource(tmp_path / "elsewhere")})
 
 
 def test_a_label_map_on_another_grid_is_refused(case_folder: Path, tmp_path: Path) -> None:
     """A prediction of another shape is not compared."""
     folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels[:-1])
     with pytest.raises(GeometryError, match="own grid"):
-        evaluate([find_case(case_folder)], {"cut": folder_source(folder)})
+        evaluate([find_case(case_folder)], {"cut": FolderSource(folder)})
 
 
 def test_the_convention_of_the_truth_is_declared(case_folder: Path) -> None:
@@ -239,9 +234,84 @@ def test_withheld_sequences_are_as_if_they_were_not_there(case_folder: Path) -> 
 def test_label_maps_are_not_asked_again_for_subsets(case_folder: Path, tmp_path: Path) -> None:
     """A folder was made with all sequences: one score."""
     folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
-    got = evaluate([find_case(case_folder)], {"f": folder_source(folder)}, subsets=[("t2f",)])
+    got = evaluate([find_case(case_folder)], {"f": FolderSource(folder)}, subsets=[("t2f",)])
     assert len(got.scores) == 1
     assert not got.counts
+
+
+def put_probabilities(folder: Path, case: Path, values: npt.NDArray, **changes: object) -> Path:
+    """Write probabilities (3, z, y, x) of a case as `teacher-train ensemble --probabilities` does."""
+    path = folder / case.name / f"{case.name}-probabilities.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **{"probabilities": values.astype(np.float16), "regions": np.array(REGIONS), **changes})
+    return path
+
+
+def test_probabilities_in_a_folder_are_counted_as_a_networks(case_folder: Path, tmp_path: Path) -> None:
+    """As float16 they give nearly the network's own calibration error and, where logits are moderate, its counts."""
+    case = find_case(case_folder)
+    volume = load_volume(case)
+    labels, logits, box = NETWORK.predict(volume)
+    whole = np.zeros((3, *labels.shape))
+    whole[(slice(None), *box)] = 1 / (1 + np.exp(-logits.astype(float)))
+    folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
+    put_probabilities(folder, case_folder, whole)
+    counts = evaluate([case], {"folder": FolderSource(folder), "network": NETWORK}).counts
+    for scope in SCOPES:
+        ours, theirs = (reliability(counts[name][scope]) for name in ("folder", "network"))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.voxels == other.voxels
+            assert one.ece == pytest.approx(other.ece, abs=5e-4)
+
+
+def test_probabilities_count_where_all_cases_have_them(case_folder: Path, tmp_path: Path) -> None:
+    """A mean over some of the cases would not compare with anything."""
+    folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
+    other = case_folder.with_name("P02")
+    shutil.copytree(case_folder, other)
+    for path in sorted(other.iterdir()):
+        path.rename(other / path.name.replace("P01", "P02"))
+    put_prediction(folder, other, lambda labels: labels)
+    shape = load_volume(find_case(case_folder)).channels[0].shape
+    put_probabilities(folder, case_folder, np.full((3, *shape), 0.5))
+    cases = [find_case(case_folder), find_case(other)]
+    assert not evaluate(cases, {"f": FolderSource(folder)}).counts
+    put_probabilities(folder, other, np.full((3, *shape), 0.5))
+    assert evaluate(cases, {"f": FolderSource(folder)}).counts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"regions": np.array(["ET", "TC", "WT"])},
+        {"probabilities": np.full((3, 2, 2, 2), 0.5)},
+        {"probabilities": np.array(["a"])},
+        {"probabilities": np.array([{}])},
+    ],
+)
+def test_probabilities_that_are_none_are_refused(
+    case_folder: Path, tmp_path: Path, changes: dict[str, npt.NDArray]
+) -> None:
+    """Regions in another order, another grid, words, or a pickle: one sentence that names the file."""
+    folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
+    shape = load_volume(find_case(case_folder)).channels[0].shape
+    put_probabilities(folder, case_folder, np.full((3, *shape), 0.5), **changes)
+    with pytest.raises(InputError, match=r"P01-probabilities\.npz holds no probabilities"):
+        evaluate([find_case(case_folder)], {"f": FolderSource(folder)})
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
+def test_numbers_that_are_no_probabilities_are_refused(case_folder: Path, tmp_path: Path, value: float) -> None:
+    """One voxel is enough; also a file that is cut off."""
+    folder = put_prediction(tmp_path / "out", case_folder, lambda labels: labels)
+    wrong = np.full((3, *load_volume(find_case(case_folder)).channels[0].shape), 0.5)
+    wrong[1, 2, 3, 4] = value
+    path = put_probabilities(folder, case_folder, wrong)
+    with pytest.raises(InputError, match="holds no probabilities"):
+        evaluate([find_case(case_folder)], {"f": FolderSource(folder)})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="holds no probabilities"):
+        evaluate([find_case(case_folder)], {"f": FolderSource(folder)})
 
 
 def test_probabilities_are_counted_in_the_brain_and_near_the_tumour(case_folder: Path) -> None:

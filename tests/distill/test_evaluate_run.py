@@ -14,12 +14,18 @@ import numpy.typing as npt
 import pytest
 import torch
 from glialite_distill import evaluate_run
+from glialite_distill.evaluate import Labels, NetworkSource
+from glialite_distill.evaluate_folder import FolderSource, load_labels
 from glialite_distill.evaluate_run import EvaluationRequest, run_evaluation
 from glialite_distill.student_file import save_student
 from glialite_runtime.bundle import read_bundle, write_bundle
+from glialite_runtime.cases import find_case
 from glialite_runtime.errors import CalibrationError, ConfigError
+from glialite_runtime.files import sha256_file
+from glialite_runtime.metrics import region_masks
+from glialite_runtime.volume import Volume, load_volume
 
-from .test_evaluate import bright, put_prediction, student_file
+from .test_evaluate import bright, put_prediction, put_probabilities, student_file
 
 CPU = torch.device("cpu")
 
@@ -96,6 +102,48 @@ def test_other_questions_are_answered_anew(request_of: EvaluationRequest) -> Non
     assert "Dice by sequences" in result["table"]
 
 
+def test_an_interrupted_evaluation_continues(
+    request_of: EvaluationRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged before the interruption is not judged again, and the result is that of one run."""
+    whole, _ = run_evaluation(replace(request_of, csv=tmp_path / "whole.csv"), None, CPU)
+    asked: list[str] = []
+    plain = NetworkSource.predict
+
+    def predict(self: NetworkSource, volume: Volume) -> tuple[Labels, npt.NDArray[np.float32], object]:
+        asked.append("student")
+        return plain(self, volume)
+
+    monkeypatch.setattr(NetworkSource, "predict", predict)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "labels", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluation(request_of, None, CPU)
+    assert asked == ["student"]
+    assert not (tmp_path / "dice.csv").exists()
+    result, kept = run_evaluation(request_of, None, CPU)
+    assert (asked, kept) == (["student"], False)
+    assert result["summary"] == whole["summary"]
+    assert result["reliability"] == whole["reliability"]
+    run_evaluation(replace(request_of, subsets=True), None, CPU)  # every subset, and the whole set once more
+    assert len(asked) == 16
+
+
+def test_cases_that_an_earlier_student_met_are_not_judged(request_of: EvaluationRequest) -> None:
+    """The parent's training case is refused as the student's own would be, before anything runs."""
+    met = {"trained": [next(request_of.cohort.iterdir()).name], "validated": []}
+    provenance = {"train_cases": ["Q01"], "initial": "x", "earlier_cases": met}
+    save_student(request_of.students["student"], replace(student_file(9.0), provenance=provenance))
+    with pytest.raises(ConfigError, match="student has met the patients of P01"):
+        run_evaluation(request_of, None, CPU)
+
+
+def test_the_workspaces_own_cases_are_not_judged(request_of: EvaluationRequest) -> None:
+    """Its teachers have met them, also those that validated."""
+    with pytest.raises(ConfigError, match="the workspace has met the patients of P01"):
+        run_evaluation(request_of, Data(splits=(Split(validation=("P01",)),)), CPU)
+
+
 def test_requests_that_make_no_sense_are_refused(request_of: EvaluationRequest, tmp_path: Path) -> None:
     """Two sources of one name, an unknown reference, subsets of label maps."""
     with pytest.raises(ConfigError, match="two sources are called student"):
@@ -143,6 +191,40 @@ def test_fitting_gives_temperatures_and_intervals(fittable: EvaluationRequest, t
     label = tmp_path / "held-out" / "P02" / "P02-seg.nii.gz"
     label.write_bytes((tmp_path / "held-out" / "P03" / "P03-seg.nii.gz").read_bytes())
     assert not run_evaluation(fittable, None, CPU)[1]
+
+
+def test_the_teachers_probabilities_are_judged_and_calibrated(fittable: EvaluationRequest, tmp_path: Path) -> None:
+    """Before and after temperature; without a record of who made them, or without the fitting cases, before alone."""
+    folder = fittable.compare["copy"]
+    cases = [*sorted((tmp_path / "held-out").iterdir()), *fittable.cohort.iterdir()]
+    for case in cases:
+        put_prediction(folder, case, lambda labels: labels)
+        labels = load_labels(case / f"{case.name}-seg.nii.gz", load_volume(find_case(case)))
+        wrong = np.roll(region_masks(labels), 1, axis=3)
+        put_probabilities(folder, case, np.where(wrong, 0.999, 0.001))
+    stages = []
+    for made_by in ({}, {"cohort_hash": "h"}):
+        (folder / "teachers.json").write_text(json.dumps(made_by))
+        result, _ = run_evaluation(fittable, Data(), CPU)
+        stages.append(result["reliability"]["copy"]["brain"]["WT"])
+        assert result["without_probabilities"] == ["FLAIR > 0.75 SD"]
+        assert "Without probabilities: FLAIR > 0.75 SD." in result["table"]
+    assert list(stages[0]) == ["before"]
+    assert stages[1]["after"]["nll"] < stages[1]["before"]["nll"]
+    assert result["fitted"]["copy"]["thresholds"] is None
+    assert "student_sha256" not in result["fitted"]["copy"]
+    (folder / "P02" / "P02-probabilities.npz").unlink()
+    assert list(run_evaluation(fittable, Data(), CPU)[0]["fitted"]) == ["bundle"]
+
+
+def test_what_is_fitted_says_for_whom(fittable: EvaluationRequest, tmp_path: Path) -> None:
+    """A student's file, or a bundle's build and student, so that no other bundle takes it."""
+    student = tmp_path / "known.pt"
+    save_student(student, replace(student_file(-4.0), provenance={"train_cases": ["Q01"]}))
+    found = run_evaluation(replace(fittable, students={"s": student}), None, CPU)[0]["fitted"]
+    assert found["s"]["student_sha256"] == sha256_file(student)
+    assert found["bundle"]["student_sha256"] is None
+    assert "build_key" not in found["s"]
 
 
 def test_cases_that_training_saw_are_not_fitted_on(fittable: EvaluationRequest, tmp_path: Path) -> None:

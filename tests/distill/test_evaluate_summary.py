@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from glialite_calibration.logit_counts import count_logits
-from glialite_distill.evaluate import SCOPES, CaseScore, Evaluation
+from glialite_distill.evaluate_scores import SCOPES, CaseScore, Evaluation
 from glialite_distill.evaluate_summary import (
     HeldOutFit,
     cases_json,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from glialite_calibration.logit_counts import count_logits, total
-from glialite_distill.evaluate import SCOPES, CaseScore, Evaluation
+from glialite_distill.evaluate_scores import SCOPES, CaseScore, Evaluation
 from glialite_distill.evaluate_summary import HeldOutFit, reliability_json, subset_rows, summarise
 from glialite_distill.evaluate_tables import markdown, write_reliability
 from glialite_runtime.measure import VolumeInterval
@@ -33,6 +33,7 @@ def result(fits: dict[str, HeldOutFit]) -> dict[str, object]:
         "summary": summarise(found, fits),
         "subsets": subset_rows(SCORES),
         "reliability": reliability_json(counts, fits),
+        "without_probabilities": ["FLAIR > 2 SD"],
     }
 
 

@@ -8,7 +8,15 @@ from typing import Any, cast
 
 import pytest
 import torch
-from glialite_distill.guidance import Guidance, assistant_on, feature_loss, ramp, weights_digest, with_features
+from glialite_distill.guidance import (
+    Guidance,
+    assistant_on,
+    feature_loss,
+    ramp,
+    refuse_leaks,
+    weights_digest,
+    with_features,
+)
 from glialite_distill.patches import TrainingData
 from glialite_distill.student import Student, StudentSpec
 from glialite_distill.student_file import StudentFile
@@ -72,6 +80,23 @@ def test_an_assistant_that_saw_what_is_kept_back_is_refused(case: str) -> None:
     with pytest.raises(ConfigError, match=f"assistant was trained on {case}"):
         identity(Guidance(replace(file, provenance={"train_cases": ["c1", case]})))
     assert identity(Guidance(replace(file, provenance={"train_cases": ["c1"]})))["assistant"]
+
+
+def test_a_leak_through_an_earlier_student_is_refused() -> None:
+    """What the assistant's own parent, or its scans without labels, taught it counts; another scan of a patient too."""
+    for provenance in (
+        {"train_cases": ["c1"], "earlier_cases": {"trained": ["c9"], "validated": []}},
+        {"train_cases": ["c1"], "unlabelled_cases": ["c9"]},
+    ):
+        with pytest.raises(ConfigError, match="assistant was trained on c9"):
+            identity(Guidance(replace(student(), provenance=provenance)))
+    inherited = {"train_cases": ["c1"], "earlier_cases": {"trained": ["c1"], "validated": ["c0"]}}
+    assert identity(Guidance(replace(student(), provenance=inherited)))["assistant"]
+    follow_up = cast("TrainingData", Data(held_out=("BraTS-SSA-00002-001",)))
+    with pytest.raises(ConfigError, match="parent was trained on BraTS-SSA-00002-001"):
+        refuse_leaks(
+            "the parent", replace(student(), provenance={"train_cases": ["BraTS-SSA-00002-000"]}), follow_up, 0
+        )
 
 
 @pytest.mark.parametrize("case", ["c0", "c1", "c9"])

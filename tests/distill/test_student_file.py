@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from glialite_distill.student import Student, StudentSpec
-from glialite_distill.student_file import StudentFile, build_student, load_student, save_student
+from glialite_distill.student_file import (
+    StudentFile,
+    build_student,
+    earlier_cases,
+    load_student,
+    record_is_complete,
+    save_student,
+    seen_cases,
+    trained_on,
+)
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import ConfigError
 
@@ -137,3 +146,38 @@ def test_saving_refuses_what_could_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"encoder.*provenance"):
         save_student(tmp_path / "student.pt", wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def made_by(**provenance: object) -> StudentFile:
+    return replace(tiny_file(), provenance=provenance)
+
+
+def test_a_chain_hands_its_cases_on() -> None:
+    """Grandparent, parent and assistant: what trained any of them trained the child, what validated is kept apart."""
+    first = made_by(train_cases=["a"], validation_cases=["b"], initial=None)
+    second = made_by(train_cases=["c"], validation_cases=["a", "d"], initial="x", earlier_cases=earlier_cases(first))
+    helper = made_by(train_cases=["e"], unlabelled_cases=["u"], validation_cases=["f"])
+    inherited = earlier_cases(second, None, helper)
+    assert inherited == {"trained": ["a", "c", "e", "u"], "validated": ["b", "d", "f"]}
+    child = {"train_cases": ["g"], "validation_cases": ["h"], "initial": "y", "earlier_cases": inherited}
+    assert trained_on(child) == set("aceug")
+    assert seen_cases(child) == set("abcdefghu")
+    assert record_is_complete(child)
+
+
+def test_a_first_student_inherits_nothing() -> None:
+    """Two empty lists, and its record is complete; without training cases no record is."""
+    assert earlier_cases(None, None) == {"trained": [], "validated": []}
+    assert record_is_complete({"train_cases": ["a"], "earlier_cases": earlier_cases()})
+    assert not record_is_complete({})
+
+
+def test_a_broken_chain_stays_broken() -> None:
+    """A student with a parent that nobody wrote down: neither it nor what comes after it has a complete record."""
+    orphan = made_by(train_cases=["a"], initial="somebody")
+    assert not record_is_complete(orphan.provenance)
+    assert not record_is_complete(made_by(train_cases=["a"], assistant="somebody").provenance)
+    assert earlier_cases(orphan) is None
+    child = {"train_cases": ["b"], "earlier_cases": earlier_cases(orphan)}
+    assert not record_is_complete(child)
+    assert seen_cases(child) == {"b"}

@@ -1,8 +1,9 @@
-"""``edge-export`` on the command line: results, exit codes, and what is not built yet."""
+"""``edge-export`` on the command line: results and exit codes."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,35 @@ def test_broken_parity_ends_with_6_and_its_report(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_built_yet_says_so(capsys: Capture) -> None:
-    """A promised command ends with exit code 5 and a sentence."""
-    assert run(app, ["package", "--out", "dist"]) == 5
-    assert "not built yet" in capsys.readouterr().err
+def test_package_says_what_it_made(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, the glibc that is needed and the file that needs it, for people and for machines."""
+    from glialite_export import executable
+
+    made = executable.Package(
+        tmp_path / "p", tmp_path / "p.tar.xz", 143_000_000, 39_000_000, "2.35", "libpython", 0.2, {}
+    )
+    asked = []
+    monkeypatch.setattr(executable, "package", lambda *arguments: asked.append(arguments) or made)
+    arguments = ["package", "--bundle", "b", "--out", "dist", "--trust", "release.pub"]
+    assert run(app, arguments) == 0
+    assert asked == [(Path("b"), Path("dist"), (Path("release.pub"),))]
+    text = capsys.readouterr().out
+    for piece in ("143 MB", "39 MB", "glibc 2.35 (libpython)", "0.2 s"):
+        assert piece in text
+    assert run(app, [*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["glibc"] == "2.35"
+
+
+def test_keys_are_made_and_sign_a_bundle(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """And a bundle that is signed is still whole."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    assert run(app, ["keygen", str(tmp_path / "release")]) == 0
+    assert run(app, ["sign", str(copy), "--key", str(tmp_path / "release.key")]) == 0
+    assert "is signed" in capsys.readouterr().out
+    assert run(app, ["verify", str(copy)]) == 0
+    assert run(app, ["keygen", str(tmp_path / "release")]) == 7
+    assert run(app, ["sign", str(copy), "--key", str(tmp_path / "release.pub")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -120,8 +146,21 @@ def test_usage_errors(student_file: Path, workspace: Path, tmp_path: Path, chang
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["build", "verify", "package"])
+@pytest.mark.parametrize("command", ["build", "verify", "package", "keygen", "sign"])
 def test_help_has_an_example(command: str, capsys: Capture) -> None:
     """Every command shows how it is used."""
     assert run(app, [command, "--help"]) == 0
     assert f"edge-export {command} " in capsys.readouterr().out.split("Example")[1]
+
+
+def test_what_was_fitted_is_given_by_name_and_not_for_a_gpu(
+    student_file: Path, workspace: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """A file that is no evaluation is refused before anything is built; a GPU bundle carries none."""
+    fit = tmp_path / "unseen.json"
+    fit.write_text("{}")
+    command = arguments(student_file, workspace, tmp_path / "b", "--dry-run", "--reliability", str(fit))
+    assert run(app, command) == 2
+    assert "unseen.json is no result of distill evaluate" in capsys.readouterr().err
+    assert run(app, [*command, "--target", "gpu"]) == 2
+    assert "--reliability is for clinic bundles" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""Temperatures and volume intervals that `distill evaluate --fit-on` fitted, for a bundle of the same student alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glialite_runtime.bundle import Reliability
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.measure import VolumeInterval
+from glialite_runtime.sequences import REGIONS
+
+__all__ = ["Fitted", "load_fitted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a bundle is to carry.
+
+    Attributes
+    ----------
+    reliability : Reliability
+        Temperatures and intervals.
+    record : mapping
+        For provenance: `of` says whose outlines it was fitted on, `cases` on which.
+    """
+
+    reliability: Reliability
+    record: Mapping[str, Any]
+
+
+def load_fitted(path: Path, student_sha256: str, build_key: str) -> Fitted:
+    """Return what an evaluation fitted for this student.
+
+    What was fitted for the bundle itself, as the clinic runs it, goes before what was fitted for the student in FP32.
+
+    Parameters
+    ----------
+    path : Path
+        JSON of `distill evaluate --fit-on`, printed with `--json` or written beside its `--csv`.
+    student_sha256, build_key : str
+        Of the student's file, and of the build that it becomes.
+
+    Raises
+    ------
+    ConfigError
+        The file is no such result, is damaged, or holds nothing about this student.
+    """
+    try:
+        fitted = json.loads(path.read_bytes())["fitted"]
+        whose = {name: (one.get("student_sha256"), one.get("build_key")) for name, one in fitted.items()}
+        built = [name for name, (_, key) in whose.items() if key == build_key]
+        own = [name for name, (student, key) in whose.items() if student == student_sha256 and key is None]
+        if not (built or own):
+            raise ConfigError(
+                f"{path} holds what was fitted for {', '.join(fitted) or 'no model'}, and none of it is this student "
+                "or the bundle built from it with these options; run distill evaluate --fit-on with one of them"
+            )
+        name = (built or own)[0]
+        return Fitted(_parse(fitted[name]), {"of": "INT8" if built else "FP32", "cases": list(fitted[name]["cases"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no result of distill evaluate --fit-on ({error!r}); give what it printed with --json, or the "
+            ".json beside its --csv"
+        ) from error
+
+
+def _parse(found: Mapping[str, Any]) -> Reliability:
+    wt, tc, et = (float(found["temperature"][region]) for region in REGIONS)
+    count, limits = len(found["cases"]), [found["volume_intervals"][region] for region in REGIONS]
+    first, second, third = (VolumeInterval(float(i["rate"]), count, float(i["low"]), float(i["high"])) for i in limits)
+    return Reliability((wt, tc, et), (first, second, third))
