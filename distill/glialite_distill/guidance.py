@@ -25,6 +25,7 @@ from glialite_distill.evaluate import on_device
 from glialite_distill.patches import SoftLabels, TrainingData
 from glialite_distill.student import Student
 from glialite_distill.student_file import StudentFile, build_student, trained_on
+from glialite_distill.train_options import validation_part
 
 __all__ = [
     "Guidance",
@@ -114,7 +115,7 @@ def refuse_leaks(role: str, file: StudentFile, data: TrainingData, fold: int) ->
         It, or a student before it in its chain, was trained on patients who validate the fold or are held out.
     """
     met = {patient_of(case) for case in trained_on(file.provenance)}
-    kept_back = {*data.held_out, *data.splits[fold].validation}
+    kept_back = {*data.held_out, *validation_part(data.splits[fold])}
     if leaked := sorted(case for case in kept_back if patient_of(case) in met):
         raise ConfigError(
             f"{role} was trained on {', '.join(leaked)}, which validate fold {fold} or are held out; "

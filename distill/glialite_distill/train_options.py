@@ -14,7 +14,7 @@ from glialite_distill.losses import Regionwise
 from glialite_distill.patches import Shape, SoftLabels, TrainingData
 from glialite_distill.student import STUDENTS
 
-__all__ = ["CONTINUED", "FINE_TUNING", "TrainOptions", "learning_rate", "select_cases"]
+__all__ = ["CONTINUED", "FINE_TUNING", "TrainOptions", "learning_rate", "select_cases", "validation_part"]
 
 
 _AVERAGED_SHARE: Final = 0.1
@@ -171,7 +171,7 @@ def select_cases(
     split = data.splits[options.fold]
     if leaked := sorted({*split.train, *split.validation} & set(data.held_out)):
         raise ConfigError(f"fold {options.fold} contains held-out cases ({', '.join(leaked)}); prepare it again")
-    validation = _validation_part(split)
+    validation = validation_part(split)
     rest = (*split.train, *(c for c in split.validation if c not in validation))
     labelled: set[str] = set() if soft is None else set(soft.cases)
     chosen = tuple(c for c in sorted(rest) if options.hard_cases or c in labelled)
@@ -185,7 +185,7 @@ def select_cases(
     return chosen, validation
 
 
-def _validation_part(split: Split) -> tuple[str, ...]:
+def validation_part(split: Split) -> tuple[str, ...]:
     """Return the validation cases of a fold, whole patients, at most about a fifth of all cases."""
     every = len(split.train) + len(split.validation)
     if len(split.validation) <= _LARGE_FOLD * every:
