@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format bench proof-cpu bundle clean-demo help
+.PHONY: demo test test-slow lint format bench proof-cpu proof-clinic proof-gate proof-kill proof-mutation proof-bomb \
+	proof-disk proof-network bundle clean-demo help
 
 help:
 	@echo "make demo       build the environment, then phantoms -> teachers -> student -> INT8 bundle -> report"
@@ -12,13 +13,14 @@ help:
 	@echo "make test-slow  the slow proofs"
 	@echo "make bench      speed and accuracy beside other programs (an hour the first time), docs/benchmarks.md"
 	@echo "make proof-cpu  the same answer on emulated processors of 2008, 2011 and 2013 (needs qemu-user)"
+	@echo "make proof-clinic  power cuts, damaged files, full disks, no network (hours; proof-kill, proof-gate, ... run alone)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make clean-demo remove what make demo made"
 
 $(STAMP): pyproject.toml constraints.txt runtime/glialite_runtime/_int8.c runtime/glialite_runtime/kernels/convolution.inc
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[train,export,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[train,export,dicom,package,dev]'
 	touch $@
 
 demo: $(STAMP)
@@ -51,6 +53,32 @@ bench: $(STAMP) bench/work/peers/.installed
 
 proof-cpu: $(STAMP)
 	$(BIN)/python bench/proof_cpu.py --out docs/cpu-proof.md $(if $(BUNDLE),--bundle $(BUNDLE))
+
+# What the clinic program withstands: figures go into docs/reliability.md. Each goes on where it was stopped.
+CASES ?= bench/work/w5/probe
+RELIABLE = $(BIN)/python -m bench.reliability
+WITH = --seconds 1e9 --cases $(CASES) $(if $(BUNDLE),--bundle $(BUNDLE))
+
+proof-clinic: proof-gate proof-network proof-disk proof-bomb proof-mutation proof-kill
+
+proof-gate: $(STAMP)
+	$(RELIABLE).gate $(WITH)
+
+proof-kill: $(STAMP)
+	$(RELIABLE).kill $(WITH)
+
+proof-mutation: $(STAMP)
+	$(RELIABLE).mutation nifti $(WITH)
+	$(RELIABLE).mutation dicom --count 2000 $(WITH)
+
+proof-bomb: $(STAMP)
+	$(RELIABLE).bombs $(WITH)
+
+proof-disk: $(STAMP)
+	unshare -rm $(RELIABLE).disk $(WITH)
+
+proof-network: $(STAMP)
+	$(RELIABLE).network $(WITH)
 
 bundle: $(STAMP)
 	@echo "make $@ is not built yet in this version; the README lists what is there" >&2; exit 5

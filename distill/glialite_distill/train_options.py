@@ -9,9 +9,9 @@ from typing import Final
 from glialite_runtime.errors import ConfigError
 
 from glialite_distill.augment import Augmentation
-from glialite_distill.cohort import Split, patient_of
+from glialite_distill.cohort import patient_of
 from glialite_distill.losses import Regionwise
-from glialite_distill.patches import Shape, SoftLabels, TrainingData
+from glialite_distill.patches import Shape, SoftLabels, TrainingData, TrainingSplit
 from glialite_distill.student import STUDENTS
 
 __all__ = ["CONTINUED", "FINE_TUNING", "TrainOptions", "learning_rate", "select_cases", "validation_part"]
@@ -185,7 +185,7 @@ def select_cases(
     return chosen, validation
 
 
-def validation_part(split: Split) -> tuple[str, ...]:
+def validation_part(split: TrainingSplit) -> tuple[str, ...]:
     """Return the validation cases of a fold, whole patients, at most about a fifth of all cases."""
     every = len(split.train) + len(split.validation)
     if len(split.validation) <= _LARGE_FOLD * every:

@@ -6,14 +6,18 @@ third is in the network.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, TypeVar
 
-from glialite_runtime.errors import GliaLiteError, InputError
+from glialite_runtime.cases import Case
+from glialite_runtime.clinic.arrivals import Arrival, open_arrival
+from glialite_runtime.errors import GliaLiteError, InputError, OutputError
 from glialite_runtime.resources import available_bytes, usable_cores
 
-__all__ = ["plan_workers", "run_side_by_side"]
+__all__ = ["plan_workers", "run_side_by_side", "work_on_arrival"]
 
 _CASE_BYTES: Final = 270e6
 """Memory of a case of 240×240×155 voxels in work, libraries left out, measured by `bench/speed.py`."""
@@ -56,3 +60,24 @@ def run_side_by_side(items: Sequence[T], work: Callable[[T], R], workers: int) -
         except (GliaLiteError, OSError, KeyboardInterrupt, GeneratorExit):
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def work_on_arrival(arrival: Arrival, out: Path, channel_order: Sequence[str] | None, work: Callable[[Case], R]) -> R:
+    """Return what `work` makes of an arrival; what is unpacked or converted lies beside the results until the end.
+
+    Raises
+    ------
+    InputError
+        The arrival cannot be taken.
+    OutputError
+        The folder for what is unpacked cannot be made.
+    """
+    if not arrival.needs_room:
+        return work(open_arrival(arrival, out, channel_order))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=".glialite-", dir=out, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write into {out}: {error.strerror or error}; free space") from error
+    with made as scratch:
+        return work(open_arrival(arrival, Path(scratch), channel_order))

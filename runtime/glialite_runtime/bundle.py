@@ -1,7 +1,8 @@
 """The model bundle: a folder or a zip of data that is checked before a byte of it is used.
 
-``bundle.json`` describes the bundle and holds the SHA-256 of every other file; ``bundle.json.sha256`` holds its own.
-Nothing in a bundle is ever imported or executed, and graphs must carry their weights inside.
+``bundle.json`` describes the bundle and holds the SHA-256 of every other file; ``bundle.json.sha256`` holds its own:
+that tells damage. ``bundle.json.minisig``, where there is one, tells malice. Nothing in a bundle is ever imported or
+executed, and graphs must carry their weights inside.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVer
 from glialite_runtime.files import replacing, sha256_bytes
 from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.sequences import REGIONS, SEQUENCES
+from glialite_runtime.trust.minisign import NOT_SIGNED, PublicKey, judge, trusted_keys
 
 __all__ = [
     "MANIFEST",
     "SCHEMA",
+    "SIGNATURE",
     "Bundle",
     "Graph",
     "Manifest",
@@ -41,6 +44,7 @@ __all__ = [
 
 SCHEMA: Final = 1
 MANIFEST: Final = "bundle.json"
+SIGNATURE: Final = "bundle.json.minisig"
 _SEAL: Final = "bundle.json.sha256"
 _GOLDEN: Final = "golden.npz"
 _MAX_FILE_BYTES: Final = 256 << 20
@@ -147,14 +151,17 @@ class Bundle:
     manifest : Manifest
         What it says of itself.
     files : mapping of str to bytes
-        Content by name, manifest left out, read once: what was hashed is what is used.
+        Content by name, manifest and signature left out, read once: what was hashed is what is used.
     identity : str
         SHA-256 of ``bundle.json``.
+    signature : str
+        What is known of its signature, for reports (see `glialite_runtime.trust.minisign.judge`).
     """
 
     manifest: Manifest
     files: Mapping[str, bytes]
     identity: str
+    signature: str = NOT_SIGNED
 
     def graph(self, target: str) -> Graph:
         """Return the graph for a target ("cpu" or "gpu"); `BundleError` when there is none."""
@@ -194,8 +201,8 @@ def default_bundle() -> Path:
     raise BundleError("this installation carries no model bundle yet; give one with --bundle, or make one: make demo")
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read and check a bundle (folder or zip).
+def read_bundle(path: Path, keys: tuple[PublicKey, ...] | None = None) -> Bundle:
+    """Read and check a bundle (folder or zip), its signature against `keys`: by default those of this installation.
 
     Raises
     ------
@@ -204,7 +211,8 @@ def read_bundle(path: Path) -> Bundle:
     BundleVersionError
         It was written by a newer GliaLite.
     BundleIntegrityError
-        A file is missing, changed, too large, not listed, or carries external data; the manifest is malformed.
+        A file is missing, changed, too large, not listed, or carries external data; the manifest is malformed; the
+        signature does not agree, or is not by one of the keys that are trusted.
     """
     files = _read_zip(path) if path.is_file() else _read_folder(path)
     raw, seal = files.get(MANIFEST), files.get(_SEAL)
@@ -221,13 +229,15 @@ def read_bundle(path: Path) -> Bundle:
         )
     if seal != _seal(raw):
         raise BundleIntegrityError(f"{path}: {MANIFEST} was changed after it was written; copy the bundle again")
-    manifest, checksums = _parse(document, path)
     del files[MANIFEST], files[_SEAL]
+    trusted = trusted_keys() if keys is None else keys
+    signature = judge(raw, files.pop(SIGNATURE, None), trusted, f"the bundle {path}")
+    manifest, checksums = _parse(document, path)
     _check_files(files, checksums, path)
     for graph in manifest.graphs:
         if b"location" in files.get(graph.file, b"location"):
             raise BundleIntegrityError(f"{path}: {graph.file} is missing or points to weights in another file; refused")
-    return Bundle(manifest, files, sha256_bytes(raw))
+    return Bundle(manifest, files, sha256_bytes(raw), signature)
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from glialite_runtime.errors import InputError, MissingSequenceError
 from glialite_runtime.sequences import ALIASES, SEQUENCES
 
-__all__ = ["Case", "case_from_files", "find_case", "find_cases", "sequence_of"]
+if TYPE_CHECKING:
+    from glialite_runtime.dicom.study import Study
+
+__all__ = ["Case", "case_from_files", "find_case", "find_cases", "is_dicom", "is_dicom_folder", "sequence_of"]
 
 _CONTRAST_WORDS = frozenset({"ce", "contrast", "gad", "gadolinium", "gd", "post"})
+_LOOKED_AT: Final = 200  # files of a folder, to tell whether it is a DICOM study
 _NNUNET_CHANNEL = re.compile(r"^000[0-3]$")
 
 
@@ -29,11 +36,14 @@ class Case:
         Sequence -> file, for the sequences that are there.
     label : Path or None
         The label map, where there is one.
+    study : Study or None
+        The DICOM study that the files were converted from.
     """
 
     name: str
     paths: Mapping[str, Path]
     label: Path | None = None
+    study: Study | None = None
 
 
 def _stem(path: Path) -> str:
@@ -127,3 +137,17 @@ def case_from_files(files: Mapping[str, Path], name: str | None = None) -> Case:
             f"the case name {chosen!r} cannot be a file name; give one of letters, digits, - and _ with --case"
         )
     return Case(chosen, paths)
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file starts as DICOM files do; one that cannot be read does not."""
+    with suppress(OSError), path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+    return False
+
+
+def is_dicom_folder(folder: Path) -> bool:
+    """Return whether a folder holds a DICOM file and no NIfTI file, by the first bytes of its first 200 files."""
+    if not folder.is_dir() or any(re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) for path in folder.glob("*")):
+        return False
+    return any(path.is_file() and is_dicom(path) for path in islice(folder.rglob("*"), _LOOKED_AT))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glialite_runtime import __version__
-from glialite_runtime.cases import Case, case_from_files, find_case, find_cases
-from glialite_runtime.command import bar, emit, new_app, not_built_yet, run
-from glialite_runtime.errors import BatchError, ConfigError, GliaLiteError
-from glialite_runtime.processor import require_x86_64_v2
-from glialite_runtime.sequences import REGIONS, SEQUENCES
+from glialite_runtime.cases import case_from_files, find_case, is_dicom_folder
+from glialite_runtime.command import bar, emit, new_app, run, stop_event
+from glialite_runtime.errors import BatchError, ConfigError, GliaLiteError, InputError
+from glialite_runtime.launcher import check_computer, check_folder
+from glialite_runtime.sequences import SEQUENCES
 
 if TYPE_CHECKING:
-    from glialite_runtime.bundle import Bundle
-    from glialite_runtime.engine import Engine
+    from glialite_runtime.clinic.arrivals import Arrival
+    from glialite_runtime.dicom.study import Study
+    from glialite_runtime.workflow import Result
 
 __all__ = ["app", "main"]
 
@@ -28,7 +31,7 @@ app = new_app(
 _Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="Model bundle (folder or zip). Default: the one installed.")
 ]
-_Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+_Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", callback=check_folder)]
 _Threads = Annotated[int, typer.Option("--threads", min=0, max=64, help="Threads of the network; 0: one a core.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 _LowMemory = Annotated[
@@ -41,7 +44,7 @@ _Order = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    require_x86_64_v2()  # nothing has imported numpy yet, which an older processor dies of without a word
+    check_computer()  # nothing has imported numpy yet, which an older processor dies of without a word
     if version:
         emit({}, f"GliaLite {__version__}", as_json=False)
 
@@ -55,41 +58,16 @@ def _channel_order(text: str | None) -> tuple[str, ...] | None:
     return order
 
 
-def _open(bundle: Path | None, threads: int, low_memory: bool) -> tuple[Bundle, Engine]:
-    from glialite_runtime.bundle import default_bundle, read_bundle
-    from glialite_runtime.engine import open_engine
+def _confirm(study: Study, *, ask: bool) -> Study:
+    """Return a study as the operator wants it, who is shown which series is taken for which sequence."""
+    from glialite_runtime.dicom.confirmation import confirmed, table_of
 
-    opened = read_bundle(bundle or default_bundle())
-    return opened, open_engine(opened, threads, low_memory=low_memory)
-
-
-def _refuse_unbuilt(prior: Path | None, language: str) -> None:
-    if prior is not None:
-        raise not_built_yet("--prior (comparison with an earlier study)")
-    if language not in ("en", "fr", "pt", "sw"):
-        raise ConfigError(f"--language {language}: choose en, fr, pt or sw")
-    if language != "en":
-        raise not_built_yet(f"--language {language}")
-
-
-def _segment_one(case: Case, bundle: Bundle, engine: Engine, out: Path) -> tuple[dict[str, Any], str]:
-    """Segment a case unless that is done already; return its summary for machines and for people."""
-    import json
-
-    from glialite_runtime.predict import finished, outputs_of, segment, write
-
-    again = finished(case, bundle, out)
-    if not again:
-        write(segment(case, bundle, engine), bundle, out)
-    outputs = outputs_of(case, out)
-    report = json.loads(outputs.report.read_bytes())
-    volumes = ", ".join(
-        f"{region} {report['volumes_ml'][region]:.1f} mL" if report["volumes_ml"][region] is not None else f"{region} -"
-        for region in REGIONS
-    )
-    seconds = sum(report["timings_s"].values())
-    text = f"{case.name}: {volumes} ({'already done' if again else f'{seconds:.1f} s'})\n  {outputs.page}"
-    return {**report, "outputs": {"labels": str(outputs.labels), "page": str(outputs.page)}}, text
+    if not ask:
+        typer.echo(table_of(study), err=True)
+        return study
+    if not sys.stdin.isatty():
+        raise ConfigError("which series is which must be confirmed: run this in a terminal, or add --yes")
+    return confirmed(study, lambda text: str(typer.prompt(text, err=True)))
 
 
 @app.command(
@@ -98,37 +76,46 @@ def _segment_one(case: Case, bundle: Bundle, engine: Engine, out: Path) -> tuple
 )
 def segment(
     out: _Out,
-    case_dir: Annotated[Path | None, typer.Argument(help="Case folder with one NIfTI file a sequence.")] = None,
+    case_dir: Annotated[
+        Path | None, typer.Argument(help="Case folder with one NIfTI file a sequence, or a DICOM study.")
+    ] = None,
     t1n: Annotated[Path | None, typer.Option(help="T1 without contrast.")] = None,
     t1c: Annotated[Path | None, typer.Option(help="T1 with contrast.")] = None,
     t2w: Annotated[Path | None, typer.Option(help="T2.")] = None,
     t2f: Annotated[Path | None, typer.Option(help="FLAIR.")] = None,
     bundle: _Bundle = None,
     case: Annotated[str | None, typer.Option("--case", help="Name of the case.")] = None,
-    prior: Annotated[Path | None, typer.Option(help="Earlier report (not built yet).")] = None,
-    language: Annotated[str, typer.Option(help="en; fr, pt and sw are not built yet.")] = "en",
+    prior: Annotated[Path | None, typer.Option(help="Report (JSON) of an earlier study, to compare with.")] = None,
+    language: Annotated[str, typer.Option(help="Of the page: en, fr, pt or sw.")] = "en",
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     channel_order: _Order = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing (NIfTI input has no questions).")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask which DICOM series is which.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Segment one case: label map, volumes in mL and a picture report."""
-    del yes
-    _refuse_unbuilt(prior, language)
+    from glialite_runtime.report import ReportOptions
+    from glialite_runtime.workflow import open_model, segment_case
+
+    options = ReportOptions(language, prior=prior)
     files = {s: p for s, p in zip(SEQUENCES, (t1n, t1c, t2w, t2f), strict=True) if p is not None}
     if (case_dir is None) == (not files):
         raise ConfigError("give either a case folder or the files with --t1n --t1c --t2w --t2f")
-    found = find_case(case_dir, _channel_order(channel_order)) if case_dir else case_from_files(files, case)
-    if case is not None:
-        found = case_from_files(found.paths, case)
-    result, text = _segment_one(found, *_open(bundle, threads, low_memory), out)
-    emit(result, text, as_json=as_json)
+    model = open_model(bundle, threads, low_memory=low_memory)
+    if case_dir is not None and is_dicom_folder(case_dir):
+        from glialite_runtime.dicom.study import converted_study
+
+        with converted_study(case_dir, out, case, lambda study: _confirm(study, ask=not yes)) as found:
+            done = segment_case(found, model, out, options)
+    else:
+        found = find_case(case_dir, _channel_order(channel_order)) if case_dir else case_from_files(files, case)
+        done = segment_case(case_from_files(found.paths, case or found.name), model, out, options)
+    emit(done.report, done.text, as_json=as_json)
 
 
 @app.command(epilog="Example:  glialite batch cases --out results   (run it again to continue after a power cut)")
 def batch(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds a folder a case.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds a folder (or zip) a case.")],
     out: _Out,
     bundle: _Bundle = None,
     threads: _Threads = 0,
@@ -138,36 +125,118 @@ def batch(
 ) -> None:
     """Segment every case of a folder; finished ones are skipped, failed ones are listed at the end.
 
-    As many cases are worked on at a time as there are cores, and memory for.
+    A case is a folder, a zip, or loose files that begin alike. As many are worked on at a time as there are cores, and
+    memory for.
     """
-    from glialite_runtime.batch import plan_workers, run_side_by_side
+    from glialite_runtime.batch import plan_workers, run_side_by_side, work_on_arrival
+    from glialite_runtime.clinic.arrivals import find_arrivals
+    from glialite_runtime.workflow import open_model, segment_case
 
-    cases = find_cases(folder, _channel_order(channel_order))
+    order = _channel_order(channel_order)
+    found = (arrival for arrival in find_arrivals(folder, order) if arrival.path.resolve() != out.resolve())
+    cases = [arrival for arrival in found if arrival.holds_images]
+    if not cases:
+        raise InputError(f"{folder} holds no case: no folder, zip or loose files with NIfTI images")
     workers = plan_workers(len(cases), threads, low_memory=low_memory)
-    opened, engine = _open(bundle, threads if workers == 1 else 1, low_memory)
-    done = run_side_by_side(cases, lambda case: _segment_one(case, opened, engine, out), workers)
+    model = open_model(bundle, threads if workers == 1 else 1, low_memory=low_memory)
+
+    def work(arrival: Arrival) -> Result:
+        return work_on_arrival(arrival, out, order, lambda case: segment_case(case, model, out))
+
     results, lines, failed = [], [], []
-    for case, outcome in bar(done, label="Segmenting", length=len(cases)):
+    for case, outcome in bar(run_side_by_side(cases, work, workers), label="Segmenting", length=len(cases)):
         if isinstance(outcome, GliaLiteError):
             failed.append(f"{case.name}: {outcome}")
         else:
-            results.append(outcome[0])
-            lines.append(outcome[1])
+            results.append(outcome.report)
+            lines.append(outcome.text)
     emit({"cases": results, "failed": failed}, "\n".join(lines), as_json=as_json)
     if failed:
         raise BatchError(f"{len(failed)} of {len(cases)} cases were not segmented:\n  " + "\n  ".join(failed))
 
 
-@app.command()
-def watch(inbox: Path, outbox: Path) -> None:
-    """Segment what arrives in a folder (not built yet)."""
-    raise not_built_yet("glialite watch")
+@app.command(
+    epilog="Example:  glialite watch inbox outbox   (Ctrl-C ends it in order; start it again and it goes on)   |   "
+    "glialite watch inbox outbox --once"
+)
+def watch(
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder in which cases arrive; it is only read.")],
+    outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal.")],
+    bundle: _Bundle = None,
+    threads: _Threads = 0,
+    low_memory: _LowMemory = False,
+    channel_order: _Order = None,
+    once: Annotated[bool, typer.Option("--once", help="End when nothing is left to do.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Segment what arrives in a folder: case folders, zips, or four files that begin alike.
+
+    A case is begun when its files have stopped changing. After a power cut, start it again: finished cases stay
+    finished, and one that failed is tried again only when its files change.
+    """
+    from glialite_runtime.clinic.watch import WatchOptions
+    from glialite_runtime.clinic.watch import watch as watch_folder
+    from glialite_runtime.workflow import open_model, segment_case
+
+    model = open_model(bundle, threads, low_memory=low_memory)
+    check_folder(outbox)
+
+    def tell(event: str, case: str, sentence: str) -> None:
+        text = sentence if event != "failed" else f"{case}: not segmented: {sentence}"
+        typer.echo(json.dumps({"event": event, "case": case, "sentence": sentence}) if as_json else text)
+
+    with stop_event() as stop:
+        failed = watch_folder(
+            inbox,
+            outbox,
+            lambda case: segment_case(case, model, outbox).text.partition("\n")[0],
+            tell,
+            stop,
+            WatchOptions(channel_order=_channel_order(channel_order), once=once),
+        )
+    if once and failed:
+        raise BatchError(f"{failed} cases in {inbox} were not segmented; {outbox} says why")
 
 
-@app.command()
-def serve() -> None:
-    """Open a page on this computer where a case is dropped (not built yet)."""
-    raise not_built_yet("glialite serve")
+@app.command(epilog="Example:  glialite serve --out results")
+def serve(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep the results here. Default: until the end only.")
+    ] = None,
+    bundle: _Bundle = None,
+    threads: _Threads = 0,
+    low_memory: _LowMemory = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+) -> None:
+    """Open a page on this computer where a case is dropped, looked at and downloaded.
+
+    Only this computer can reach it, and only with the address that is printed.
+    """
+    import webbrowser
+    from threading import Thread
+
+    from glialite_runtime.clinic.serve import ServeOptions
+    from glialite_runtime.clinic.serve import serve as serve_page
+    from glialite_runtime.workflow import open_model, segment_case
+
+    model = open_model(bundle, threads, low_memory=low_memory)
+
+    def announce(address: str) -> None:
+        typer.echo(address)
+        if browser:
+            # some browsers only return at their end
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    shown = {"name": model.bundle.manifest.name, "intended_use": model.bundle.manifest.intended_use}
+    with stop_event() as stop:
+        serve_page(
+            lambda case, into: segment_case(case, model, into).report,
+            shown,
+            announce,
+            stop,
+            ServeOptions(out=out, port=port),
+        )
 
 
 @app.command(epilog="Example:  glialite selftest   (exit code 6: works, but slower and in FP32; see the sentence)")
@@ -207,12 +276,11 @@ def inspect(
 
 def _image_facts(path: Path) -> dict[str, Any]:
     import numpy as np
-    from nibabel.orientations import aff2axcodes
 
     from glialite_runtime.cases import sequence_of
-    from glialite_runtime.nifti import read
+    from glialite_runtime.nifti import load_nibabel, read
 
-    image = read(path)
+    image, aff2axcodes = read(path), load_nibabel().aff2axcodes
     return {
         "shape": list(image.data.shape),
         "voxel_mm": np.linalg.norm(image.affine[:3, :3], axis=0).round(4).tolist(),
@@ -225,19 +293,42 @@ def _image_facts(path: Path) -> dict[str, Any]:
     }
 
 
-@app.command(epilog="Example:  glialite verify results/P17/P17-report.json")
+@app.command(
+    epilog="Examples:  glialite verify results/P17/P17-report.json   |   glialite verify results/audit.jsonl   |   "
+    "glialite verify results/P17/P17-report.json --corrected P17-fixed.nii.gz --scans P17"
+)
 def verify(
-    report: Annotated[Path, typer.Argument(metavar="REPORT", help="<case>-report.json")], as_json: _Json = False
+    report: Annotated[Path, typer.Argument(metavar="REPORT|LOG", help="<case>-report.json, or audit.jsonl")],
+    corrected: Annotated[
+        Path | None, typer.Option("--corrected", metavar="MASK", help="Label map corrected by hand: measure it too.")
+    ] = None,
+    scans: Annotated[
+        Path | None, typer.Option("--scans", metavar="CASE_DIR", help="With --corrected: the case, for pictures.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="With --corrected: en, fr, pt or sw.")] = None,
+    channel_order: _Order = None,
+    as_json: _Json = False,
 ) -> None:
-    """Derive the volumes of a report again from its mask and check every hash."""
+    """Derive a report again from its mask and check every hash; measure a mask that was corrected by hand."""
+    from glialite_runtime.trust.audit_log import LOG, verify_log
     from glialite_runtime.verify import verify_report
 
+    if report.name == LOG:
+        log = verify_log(report.parent)
+        text = f"{report}: {log['entries']} entries, none changed or missing; all {log['results']} results are in it"
+        emit(log, f"{text}; last hash {log['last']}", as_json=as_json)
+        return
+    if corrected is None and (scans is not None or language is not None):
+        raise ConfigError("--scans and --language belong to --corrected MASK")
+    if corrected is not None:
+        from glialite_runtime.correction import correct
+
+        case = find_case(scans, _channel_order(channel_order)) if scans is not None else None
+        report = correct(report, corrected, case, language)
     result = verify_report(report)
-    emit(
-        result,
-        f"{result['case']}: {len(result['files'])} files unchanged, volumes follow from the mask",
-        as_json=as_json,
-    )
+    dice = "".join(f", Dice {r} {d:.3f}" for r, d in result.get("dice", {}).items() if d is not None)
+    text = f"{result['case']}: {len(result['files'])} files unchanged, everything measured follows from the mask{dice}"
+    emit({**result, "report": str(report)}, f"{text}\n  {report}" if corrected else text, as_json=as_json)
 
 
 def main() -> None:

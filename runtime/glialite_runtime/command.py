@@ -6,16 +6,19 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
 
 from glialite_runtime.errors import BackendUnavailableError, ConfigError, GliaLiteError, NotBuiltYetError
 
-__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run", "seconds"]
+__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run", "seconds", "stop_event"]
 
 T = TypeVar("T")
 
@@ -86,6 +89,29 @@ def seconds(option: str, text: str) -> float:
     if found is None:
         raise ConfigError(f"{option} {text!r} is not a number with h, m or s, such as 30h")
     return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]]
+
+
+@contextmanager
+def stop_event() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or the system's request to end sets once; a second one ends at once, as usual."""
+    stop = threading.Event()
+    kinds = [
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+    ]  # the last: Windows
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+
+    def asked(kind: int, frame: object) -> None:
+        del frame
+        stop.set()
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    for kind in kinds:
+        signal.signal(kind, asked)
+    try:
+        yield stop
+    finally:
+        for kind in kinds:
+            signal.signal(kind, before[kind])
 
 
 def bar(items: Iterable[T], *, label: str, length: int | None = None) -> Iterator[T]:

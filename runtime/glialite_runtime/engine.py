@@ -14,6 +14,7 @@ from glialite_runtime.int8_engine import Int8Engine, kernel_kinds
 from glialite_runtime.int8_network import read_network
 from glialite_runtime.sequences import REGIONS
 from glialite_runtime.tensorrt_engine import open_tensorrt_engine
+from glialite_runtime.uncertainty import bands_of
 
 __all__ = ["DEQUANTISED", "Engine", "OnnxEngine", "golden_agrees", "open_engine"]
 
@@ -45,6 +46,11 @@ class Engine(Protocol):
 
     def above(self, image: npt.NDArray[np.float32], thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
         """Return where each region's logit is above its threshold, bool (3, z, y, x); `logits` compared, but faster."""
+
+    def bands(
+        self, image: npt.NDArray[np.float32], thresholds: Sequence[float], margin: float
+    ) -> npt.NDArray[np.uint8]:
+        """Return how each region's logit lies to its threshold, uint8 (3, z, y, x); see `uncertainty.bands_of`."""
 
 
 class OnnxEngine:
@@ -106,6 +112,12 @@ class OnnxEngine:
         """Return where each region's logit is above its threshold, bool (3, z, y, x)."""
         limits = np.array(thresholds, np.float32).reshape(-1, 1, 1, 1)
         return self.logits(image) > limits
+
+    def bands(
+        self, image: npt.NDArray[np.float32], thresholds: Sequence[float], margin: float
+    ) -> npt.NDArray[np.uint8]:
+        """Return how each region's logit lies to its threshold, uint8 (3, z, y, x); see `uncertainty.bands_of`."""
+        return bands_of(self.logits(image), thresholds, margin)
 
     def _padded(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         missing = [-n % self.divisor for n in image.shape[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from glialite_runtime.errors import OutputError
 
-__all__ = ["remove", "replacing", "sha256_bytes", "sha256_file", "write_bytes", "write_json"]
+__all__ = ["json_bytes", "remove", "replacing", "sha256_bytes", "sha256_file", "write_bytes", "write_json"]
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         try:
             yield temporary
             _flush(temporary)
@@ -43,6 +45,27 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = left.name.split(".")[-2]
+        if process.isdigit() and not _alive(int(process)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid() or os.name == "nt":  # Windows keeps an open file, whoever wants to delete it
+        return os.name != "nt"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -72,8 +95,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON in one step; NaN and infinity are refused with a `ValueError`."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write `value` as `json_bytes` in one step."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as indented UTF-8 JSON; NaN and infinity are refused with a `ValueError`."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -117,6 +117,19 @@ class Int8Engine:
         first = np.count_nonzero(self._network.table <= limits, axis=1).astype(np.int32)
         return self._run(image, first).view(np.bool_)
 
+    def bands(
+        self, image: npt.NDArray[np.float32], thresholds: Sequence[float], margin: float
+    ) -> npt.NDArray[np.uint8]:
+        """Return how each region's logit lies to its threshold, uint8 (3, z, y, x); see `uncertainty.bands_of`."""
+        levels = self._run(image, b"")
+        bands = np.zeros(levels.shape, np.uint8)
+        limits = np.array(thresholds, np.float32)[:, None]
+        for shift in (-margin, 0.0, margin):
+            first = np.count_nonzero(self._network.table <= limits + np.float32(shift), axis=1)
+            for region, level in enumerate(first.tolist()):
+                bands[region] += levels[region] >= level
+        return bands
+
     def _run(self, image: npt.NDArray[np.float32], first: npt.NDArray[np.int32] | bytes) -> Levels:
         """Return the levels (3, z, y, x), or with `first` whether they are at least that; outside, the image is 0."""
         from glialite_runtime import _int8  # noqa: PLC0415

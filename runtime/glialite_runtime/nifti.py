@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,16 @@ import numpy.typing as npt
 from glialite_runtime.errors import GeometryError, InputError, IntensityError
 from glialite_runtime.files import replacing
 
-__all__ = ["MAX_VOXELS", "Image", "affine_of", "read", "read_header", "write_labels"]
+__all__ = ["MAX_VOXELS", "Image", "affine_of", "load_nibabel", "read", "read_header", "write_labels"]
 
 MAX_VOXELS: Final = 512 * 512 * 256
 """Larger images are refused before they are inflated."""
 
-_MAX_TRAILING_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 4 * MAX_VOXELS
 _MAX_HEADER_BYTES: Final = 1 << 20
 _GZIP_MAX_RATIO: Final = 1100  # deflate cannot expand by more than 1032
 _SPACING_MM: Final = (0.1, 20.0)
+_PIECE: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +57,52 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with path.open("rb") as raw:
             if raw.read(2) == b"\x1f\x8b":
-                from isal import igzip  # noqa: PLC0415 - three times faster than zlib
+                from isal import igzip, isal_zlib  # noqa: PLC0415 - three times faster than zlib
 
                 raw.seek(0)
-                with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
-                    yield stream
+                try:
+                    with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
+                        yield stream
+                except isal_zlib.error as error:  # type: ignore[misc]  # the stubs take it for a function
+                    raise _damage(path, error) from error
             else:
                 raw.seek(0)
                 yield raw
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (EOFError, zlib.error, OSError) as error:  # isal's and gzip's own errors are among these
-        raise InputError(f"{path} is truncated or damaged ({error}); copy it again from its source") from error
+    except (EOFError, zlib.error, OSError) as error:  # gzip's own errors are among these
+        raise _damage(path, error) from error
+
+
+def _damage(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is truncated or damaged ({error}); copy it again from its source")
+
+
+def load_nibabel() -> Any:
+    """Return nibabel, imported without pydicom: with it, it takes three times as long, and urllib3 opens a socket."""
+    hidden = "nibabel" not in sys.modules and "pydicom" not in sys.modules
+    if hidden:
+        sys.modules["pydicom"] = None  # type: ignore[assignment]  # how Python says that there is none
+    try:
+        import nibabel  # noqa: PLC0415 - 0.1 s that `--help` need not pay
+    finally:
+        if hidden:
+            del sys.modules["pydicom"]
+    return nibabel
 
 
 def _parse_header(stream: Any, path: Path) -> Any:
-    from nibabel.nifti1 import Nifti1Header  # noqa: PLC0415 - 0.1 s that `--help` need not pay
-    from nibabel.nifti2 import Nifti2Header  # noqa: PLC0415
+    nibabel = load_nibabel()
     from nibabel.spatialimages import HeaderDataError  # noqa: PLC0415
 
     block = stream.read(348)
     sizes = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")}
     if 540 in sizes:
         block += stream.read(540 - 348)
-        kind: Any = Nifti2Header
+        kind: Any = nibabel.Nifti2Header
         magic_at, needed = 4, 540
     else:
-        kind, magic_at, needed = Nifti1Header, 344, 348
+        kind, magic_at, needed = nibabel.Nifti1Header, 344, 348
     if not sizes & {348, 540} or len(block) < needed or block[magic_at : magic_at + 2] != b"n+":
         raise InputError(f"{path} is not a single-file NIfTI image (.nii or .nii.gz)")
     try:
@@ -182,10 +203,9 @@ def read(path: Path) -> Image:
         if count * dtype.itemsize > size_on_disk * _GZIP_MAX_RATIO:
             raise InputError(f"{path} is truncated: {size_on_disk} bytes cannot hold {shape} voxels")
         _skip_to(stream, header, path)
-        flat = np.empty(count, dtype)
-        _fill(stream, flat, path)
-        if len(stream.read(_MAX_TRAILING_BYTES)) == _MAX_TRAILING_BYTES:
-            raise InputError(f"{path} is longer than its header says; it may be damaged or a 4-D file")
+        flat = _voxels(stream, count, dtype, path)
+        if stream.read(1):
+            raise InputError(f"{path} is longer than its header says: it is damaged, or a 4-D file; copy it again")
     data = flat.reshape(shape, order="F")
     return Image(_scaled(data, header, path), affine, header, path)
 
@@ -198,6 +218,26 @@ def _dtype_of(header: Any, path: Path) -> np.dtype[Any]:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise IntensityError(f"{path} has voxels of type {dtype}; integers or real numbers are needed")
     return dtype
+
+
+def _voxels(stream: Any, count: int, dtype: np.dtype[Any], path: Path) -> npt.NDArray[Any]:
+    """Read `count` voxels; float64 becomes float32 piece by piece, so that no more than four bytes a voxel are held."""
+    if dtype.kind != "f" or dtype.itemsize == 4:
+        if count * dtype.itemsize > _MAX_BYTES:
+            raise GeometryError(
+                f"{path} claims {count:,} voxels of {dtype.itemsize} bytes; the most that is accepted is "
+                f"{_MAX_BYTES >> 20} MB; store it as 16-bit integers"
+            )
+        flat = np.empty(count, dtype)
+        _fill(stream, flat, path)
+        return flat
+    narrow = np.empty(count, np.float32)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as that
+        for start in range(0, count, _PIECE):
+            piece = np.empty(min(_PIECE, count - start), dtype)
+            _fill(stream, piece, path)
+            narrow[start : start + len(piece)] = piece
+    return narrow
 
 
 def _skip_to(stream: Any, header: Any, path: Path) -> None:
@@ -213,15 +253,12 @@ def _fill(stream: Any, flat: npt.NDArray[Any], path: Path) -> None:
     while done < len(view):
         got = stream.readinto(view[done : done + (1 << 20)])
         if not got:
-            raise InputError(f"{path} is truncated: {done:,} of {len(view):,} bytes of voxels; copy it again")
+            raise InputError(f"{path} is truncated: it ends before its last voxel; copy it again")
         done += got
 
 
 def _scaled(data: npt.NDArray[Any], header: Any, path: Path) -> npt.NDArray[Any]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if data.dtype.kind == "f" and data.dtype.itemsize > 4:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as that
-            data = data.astype(np.float32)
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         count = int(np.count_nonzero(~np.isfinite(data)))
         raise IntensityError(f"{path} holds {count:,} voxels that are NaN or infinite; repair or export it again")

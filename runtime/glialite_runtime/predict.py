@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +14,29 @@ import numpy.typing as npt
 from glialite_runtime import __version__
 from glialite_runtime.bundle import Bundle
 from glialite_runtime.cases import Case
-from glialite_runtime.decode import decode, decode_above
+from glialite_runtime.comparison import compare
+from glialite_runtime.decode import decode_above
 from glialite_runtime.engine import Engine
-from glialite_runtime.files import remove, sha256_file, write_bytes, write_json
+from glialite_runtime.errors import ConfigError, InputError
+from glialite_runtime.files import json_bytes, remove, sha256_bytes, sha256_file, write_bytes, write_json
 from glialite_runtime.intake import Quality, inspect_volume
+from glialite_runtime.label_files import itk_snap_labels, slicer_colours, write_label_map
 from glialite_runtime.measure import Lesion, lesions, volumes_ml
-from glialite_runtime.nifti import write_labels
+from glialite_runtime.page.figures import drawn
+from glialite_runtime.page.layout import render
+from glialite_runtime.page.words import words_in
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
-from glialite_runtime.report import render
+from glialite_runtime.report import ReportOptions, document_of, table_of
+from glialite_runtime.trust.audit_log import Event, append, inputs_hash
+from glialite_runtime.uncertainty import UNCERTAIN_LOGIT, bands_of, uncertainty
 from glialite_runtime.volume import Volume, load_volume
+
+if TYPE_CHECKING:
+    from glialite_runtime.dicom.study import Study
 
 __all__ = ["NetworkRun", "Outputs", "Segmentation", "finished", "outputs_of", "segment", "write"]
 
-_LISTED_ML: Final = 0.05  # smaller components are counted, not listed
+_DEFAULT: Final = ReportOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,10 @@ class Segmentation:
         Region -> mL, None where the sequences do not allow it.
     lesions : tuple of Lesion
         Components of the whole tumour, largest first.
+    uncertainty : dict
+        See `uncertainty.uncertainty`.
+    brain_box : tuple of two tuples of int
+        First voxel (z, y, x) that is not 0 in every sequence, and the one behind the last.
     quality : Quality
         What the intake gate found.
     network : NetworkRun
@@ -78,6 +91,8 @@ class Segmentation:
     labels: npt.NDArray[np.uint8]
     volumes_ml: dict[str, float | None]
     lesions: tuple[Lesion, ...]
+    uncertainty: dict[str, dict[str, float | bool]]
+    brain_box: tuple[tuple[int, int, int], tuple[int, int, int]]
     quality: Quality
     network: NetworkRun
     timings_s: dict[str, float]
@@ -88,9 +103,17 @@ class Outputs:
     """Where the files of one case go; the manifest is written last and is the commit marker."""
 
     labels: Path
+    slicer_colours: Path
+    itk_snap_labels: Path
     report: Path
+    table: Path
     page: Path
     manifest: Path
+
+    @property
+    def checked(self) -> tuple[Path, ...]:
+        """The files whose hashes the manifest holds."""
+        return (self.labels, self.slicer_colours, self.itk_snap_labels, self.report, self.table, self.page)
 
 
 def outputs_of(case: Case, out: Path) -> Outputs:
@@ -98,7 +121,10 @@ def outputs_of(case: Case, out: Path) -> Outputs:
     folder = out / case.name
     return Outputs(
         labels=folder / f"{case.name}-seg.nii.gz",
+        slicer_colours=folder / f"{case.name}-seg.ctbl",
+        itk_snap_labels=folder / f"{case.name}-seg-itksnap.txt",
         report=folder / f"{case.name}-report.json",
+        table=folder / f"{case.name}-report.csv",
         page=folder / f"{case.name}-report.html",
         manifest=folder / f"{case.name}-manifest.json",
     )
@@ -135,106 +161,110 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     ran = NetworkRun(engine.precision, engine.golden_crop, engine.kernels)
     same_grid = geometry.network_shape == tuple(b - a for a, b in zip(geometry.start, geometry.stop, strict=True))
     rule, has_t1c = manifest.decision, "t1c" in volume.sequences
+    margin = UNCERTAIN_LOGIT * rule.temperature
     if same_grid:
         z, y, x = geometry.network_shape
-        above = engine.above(image, rule.logit_thresholds)[:, :z, :y, :x]
+        bands = engine.bands(image, rule.logit_thresholds, margin)[:, :z, :y, :x]
     else:
         logits = engine.logits(image)
     del image
     clock.lap("network")
-    if same_grid:
-        cropped = decode_above(above, rule, volume.voxel_mm3, has_t1c=has_t1c)
-    else:
-        cropped = decode(restore_logits(logits, geometry), rule, volume.voxel_mm3, has_t1c=has_t1c)
-    labels = uncrop(cropped, geometry)
-    found = lesions(labels, volume.voxel_mm3, has_t1c=has_t1c)
+    if not same_grid:
+        bands = bands_of(restore_logits(logits, geometry), rule.logit_thresholds, margin)
+    labels = uncrop(decode_above(bands >= 2, rule, volume.voxel_mm3, has_t1c=has_t1c), geometry)
+    middle_x = (geometry.start[2] + geometry.stop[2] - 1) / 2
+    found = lesions(labels, volume.voxel_mm3, has_t1c=has_t1c, midline_x=middle_x)
     volumes = volumes_ml(labels, volume.voxel_mm3, has_t1c=has_t1c)
+    unsure = uncertainty(bands, volume.voxel_mm3, has_t1c=has_t1c)
     clock.lap("postprocess")
-    return Segmentation(case, volume, labels, volumes, found, quality, ran, clock.timings_s)
+    box = (geometry.start, geometry.stop)
+    return Segmentation(case, volume, labels, volumes, found, unsure, box, quality, ran, clock.timings_s)
 
 
-def _fingerprint(case: Case, bundle: Bundle) -> dict[str, Any]:
+def _fingerprint(case: Case, bundle: Bundle, options: ReportOptions) -> dict[str, Any]:
     return {
         "software": f"GliaLite {__version__}",
         "bundle": bundle.identity,
         "inputs": {sequence: sha256_file(path) for sequence, path in case.paths.items()},
+        "options": options.fingerprint,
     }
 
 
-def finished(case: Case, bundle: Bundle, out: Path) -> bool:
-    """Return whether the outputs of exactly these inputs and this bundle are there and unchanged."""
+def finished(case: Case, bundle: Bundle, out: Path, options: ReportOptions = _DEFAULT) -> bool:
+    """Return whether the outputs of exactly these inputs, bundle and options are there and unchanged."""
     outputs = outputs_of(case, out)
     try:
         manifest = json.loads(outputs.manifest.read_bytes())
         hashes = {name: sha256_file(outputs.manifest.parent / name) for name in manifest["files"]}
         same_files = hashes == manifest["files"] and outputs.labels.name in hashes
-        return same_files and {k: manifest[k] for k in ("software", "bundle", "inputs")} == _fingerprint(case, bundle)
+        wanted = _fingerprint(case, bundle, options)
+        return same_files and {k: manifest[k] for k in wanted} == wanted
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def write(segmentation: Segmentation, bundle: Bundle, out: Path) -> Outputs:
-    """Write label map, JSON, page and, last, the manifest of their hashes.
+def write(segmentation: Segmentation, bundle: Bundle, out: Path, options: ReportOptions = _DEFAULT) -> Outputs:
+    """Write label map with its colours, JSON, CSV, page and, last, the manifest of their hashes.
 
     Raises
     ------
+    ConfigError
+        The earlier report would be overwritten.
+    InputError, CheckFailedError
+        The earlier report cannot be compared with; see `comparison.compare`.
     OutputError
         The folder cannot be written; nothing half-written is left under a final name.
     """
     clock = _Clock()
     outputs = outputs_of(segmentation.case, out)
+    if options.prior is not None and options.prior.absolute().parent == outputs.report.absolute().parent:
+        raise ConfigError(
+            f"the earlier report {options.prior} would be overwritten; choose another --out, or another --case"
+        )
+    fingerprint = _fingerprint(segmentation.case, bundle, options)
+    document = document_of(segmentation, bundle, options)
+    document |= {"software": fingerprint["software"], "inputs": fingerprint["inputs"]}
+    if options.prior is not None:
+        document["comparison"] = compare(document, segmentation.labels, options.prior)
+    page = render(document, segmentation.volume, segmentation.labels, options.language)
+    clock.lap("report")
     remove(outputs.manifest)  # from here until the new one is written the outputs do not count as finished
     volume = segmentation.volume
-    write_labels(outputs.labels, volume.orientation.from_lps(segmentation.labels), volume.reference)
+    write_label_map(outputs.labels, volume.orientation.from_lps(segmentation.labels), volume.reference)
     clock.lap("write labels")
-    fingerprint = _fingerprint(segmentation.case, bundle)
-    listed = [x for x in segmentation.lesions if (x.volumes_ml["WT"] or 0) >= _LISTED_ML]
-    document: dict[str, Any] = {
-        "case": segmentation.case.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": fingerprint["software"],
-        "volumes_ml": segmentation.volumes_ml,
-        "volume_intervals_ml": _intervals_ml(segmentation.volumes_ml, bundle),
-        "not_reported": _not_reported(volume),
-        "lesions": [asdict(lesion) for lesion in listed],
-        "lesions_not_listed": len(segmentation.lesions) - len(listed),
-        "quality": asdict(segmentation.quality),
-        "bundle": {
-            "name": bundle.manifest.name,
-            "sha256": bundle.identity,
-            "trained_on": bundle.manifest.trained_on,
-            "intended_use": bundle.manifest.intended_use,
-            **asdict(segmentation.network),
-            "decision": {k: v for k, v in asdict(bundle.manifest.decision).items() if k != "logit_thresholds"},
-        },
-        "inputs": fingerprint["inputs"],
-        "voxel_mm3": volume.voxel_mm3,
-    }
-    page = render(document, volume, segmentation.labels)
-    clock.lap("report")
     document["timings_s"] = segmentation.timings_s | clock.timings_s
+    write_bytes(outputs.slicer_colours, slicer_colours().encode())
+    write_bytes(outputs.itk_snap_labels, itk_snap_labels().encode())
+    write_bytes(outputs.table, table_of(document).encode())
     write_bytes(outputs.page, page.encode())
+    study = segmentation.case.study
+    dicom = () if study is None else _write_dicom(segmentation, study, document, outputs)
     write_json(outputs.report, document)
-    files = {p.name: sha256_file(p) for p in (outputs.labels, outputs.report, outputs.page)}
-    write_json(outputs.manifest, {"case": segmentation.case.name, **fingerprint, "files": files})
+    files = {path.name: sha256_file(path) for path in (*outputs.checked, *dicom)}
+    manifest = json_bytes({"case": segmentation.case.name, **fingerprint, "files": files})
+    seconds = round(sum(document["timings_s"].values()), 3)
+    inputs = inputs_hash(fingerprint["inputs"])
+    event = Event("segment", segmentation.quality.verdict, inputs, bundle.identity, seconds, sha256_bytes(manifest))
+    append(out, event)  # before the commit marker: no result without its entry
+    write_bytes(outputs.manifest, manifest)
     return outputs
 
 
-def _intervals_ml(volumes: dict[str, float | None], bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Return region -> `rate`, `low` and `high` in mL; empty for a bundle that brings none."""
-    reliability = bundle.manifest.reliability
-    if reliability is None:
-        return {}
-    found = {}
-    for (region, ml), interval in zip(volumes.items(), reliability.volume_intervals, strict=True):
-        if ml is not None:
-            low, high = interval.around(ml)
-            found[region] = {"rate": interval.rate, "low": round(low, 3), "high": round(high, 3)}
-    return found
+def _write_dicom(
+    segmentation: Segmentation, study: Study, document: dict[str, Any], outputs: Outputs
+) -> tuple[Path, ...]:
+    """Write the results that go back to the archive; `document` says why where the study cannot take them."""
+    from glialite_runtime.dicom.frames import source_datasets, to_frames  # noqa: PLC0415 - the extra `dicom`
+    from glialite_runtime.dicom.outputs import Picture, write_dicom  # noqa: PLC0415
+    from glialite_runtime.dicom.study import source_of  # noqa: PLC0415
 
-
-def _not_reported(volume: Volume) -> dict[str, str]:
-    if "t1c" in volume.sequences:
-        return {}
-    reason = "cannot be told apart without a contrast-enhanced T1 (t1c)"
-    return {"TC": reason, "ET": reason}
+    volume, labels = segmentation.volume, segmentation.labels
+    own, affine = volume.orientation.from_lps(labels), volume.reference.affine
+    try:
+        series = source_of(study, own.shape, affine)
+        pictures = [Picture(*picture) for picture in drawn(volume, labels, words_in("en"))]
+        stem = outputs.labels.with_name(segmentation.case.name)
+        return write_dicom(stem, source_datasets(series), to_frames(own, affine, series), document, pictures)
+    except InputError as error:  # a kind of series that cannot be referred to: the other results stand
+        document["dicom"] = {"not_written": str(error)}
+        return ()

@@ -1,140 +1,178 @@
-"""The one-page report: self-contained HTML that opens without a network and prints on A4."""
+"""The report of a case as a document for machines: what JSON and CSV hold and the page shows."""
 
 from __future__ import annotations
 
-import base64
-from html import escape
-from typing import Any, Final
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from glialite_runtime.picture import COLOURS, PLANES, draw, largest_slices
-from glialite_runtime.sequences import REGIONS
-from glialite_runtime.volume import Volume
+from glialite_runtime.bundle import Bundle
+from glialite_runtime.errors import InputError
+from glialite_runtime.files import sha256_bytes, sha256_file
+from glialite_runtime.findings import Frame, describe
+from glialite_runtime.nifti import Image
+from glialite_runtime.page.words import words_in
+from glialite_runtime.sequences import REGIONS, SEQUENCES
+from glialite_runtime.volume import Orientation
 
-__all__ = ["render"]
+if TYPE_CHECKING:
+    from glialite_runtime.predict import Segmentation
 
-_REGION_NAMES: Final = {
-    "WT": "Whole tumour (WT)",
-    "TC": "Tumour core (TC)",
-    "ET": "Enhancing tumour (ET)",
-}
-_SHOWN: Final = ("t1c", "t2f", "t1n", "t2w")
-_SEQUENCE_NAMES: Final = {"t1n": "T1", "t1c": "T1 with contrast", "t2w": "T2", "t2f": "FLAIR"}
-_ROWS: Final = 2
+__all__ = ["ReportOptions", "document_of", "frame_of", "read_json", "table_of"]
 
-_STYLE: Final = """
-@page { size: A4; margin: 12mm }
-body { font: 15px/1.45 system-ui, sans-serif; color: #111; max-width: 1000px; margin: 1em auto; padding: 0 1em }
-h1 { font-size: 1.5em; margin: 0 } h2 { font-size: 1.05em; margin: 1.1em 0 .3em }
-.warning { border: 2px solid #111; padding: .4em .7em; font-weight: 600; margin: .7em 0 }
-table { border-collapse: collapse }
-th, td { text-align: left; padding: .2em 1.4em .2em 0; border-bottom: 1px solid #ccc }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.key { display: inline-block; width: 2em; height: 0; border-top: 4px; vertical-align: middle; margin-right: .5em }
-.pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px; background: #000; padding: 6px;
-  -webkit-print-color-adjust: exact; print-color-adjust: exact }
-figure { margin: 0; text-align: center; color: #ddd; display: flex; flex-direction: column; justify-content: flex-end }
-figure img { max-width: 100%; max-height: 330px; margin: auto; object-fit: contain }
-footer { margin-top: 1em; font-size: .8em; color: #333; overflow-wrap: anywhere }
-"""
-_DASHES: Final = {"WT": "solid", "TC": "dashed", "ET": "dotted"}
+_WITHOUT_T1C: Final = "cannot be told apart without a contrast-enhanced T1 (t1c)"
+_MAX_JSON_BYTES: Final = 4 << 20
 
 
-def render(document: dict[str, Any], volume: Volume, labels: npt.NDArray[np.uint8]) -> str:
-    """Return the page of a case.
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What a report is to be like.
 
-    Parameters
+    Attributes
     ----------
-    document : dict
-        The JSON report.
-    volume : Volume
-        The case's images in LPS.
-    labels : uint8 array (z, y, x)
-        Label map on the same grid.
-
-    Returns
-    -------
-    str
-        HTML with its pictures inside; no script, no link, nothing loaded from elsewhere.
+    language : str
+        Of the page; a key of `words.LANGUAGES`. JSON and CSV are the same in every language.
+    identity : mapping
+        Whose scan it is, as the input says: the fields of `identity.IDENTITY_FIELDS`, `age_years`; empty when unknown.
+    prior : Path or None
+        ``<case>-report.json`` of an earlier study of the same patient.
     """
-    case = escape(document["case"])
-    found = bool(labels.any())
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{case}: glioma segmentation</title><style>{_STYLE}</style></head><body>
-<h1>{case}</h1>
-<div>Automatic outline of a brain glioma on MRI</div>
-<div class="warning">Research use: decision support, not a diagnosis.
-{"" if found else "No tumour was outlined; that is not a normal finding and does not rule one out."}</div>
-{_network_warning(document["bundle"])}
-<h2>Volumes</h2>
-{_volume_table(document)}
-<p>{_lesion_sentence(document)}</p>
-<h2>Quality of the scan: {escape(document["quality"]["verdict"])}</h2>
-{_notes(document["quality"]["notes"])}
-<h2>Outlines {"where the tumour is largest" if found else "(none); middle of the brain"}</h2>
-<p>Radiological convention: the patient's right is on the left of the picture.</p>
-<div class="pictures">{_pictures(volume, labels)}</div>
-<footer><p>{escape(document["bundle"]["intended_use"])}</p>
-<p>Model: {escape(document["bundle"]["name"])} ({document["bundle"]["sha256"][:16]});
-{escape(document["bundle"]["trained_on"])} · {escape(document["software"])} · {escape(document["created"])}</p></footer>
-</body></html>
-"""
+
+    language: str = "en"
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    prior: Path | None = None
+
+    def __post_init__(self) -> None:
+        words_in(self.language)
+
+    @property
+    def fingerprint(self) -> dict[str, str | None]:
+        """What of the options decides the files written, without a patient's name."""
+        return {
+            "language": self.language,
+            "identity": sha256_bytes(json.dumps(dict(self.identity), sort_keys=True).encode()),
+            "prior": sha256_file(self.prior) if self.prior is not None and self.prior.is_file() else None,
+        }
 
 
-def _network_warning(bundle: dict[str, Any]) -> str:
-    """Return a warning when this computer's integer arithmetic was not trusted, else nothing."""
-    if bundle.get("golden_crop") != "differs":
-        return ""
-    return (
-        '<div class="warning">The self-check of the model did not come out on this computer as it should. The model '
-        f"was run in another way instead ({escape(bundle['precision'])}): outlines and volumes may differ slightly "
-        "from those of other computers.</div>"
-    )
+def document_of(segmentation: Segmentation, bundle: Bundle, options: ReportOptions) -> dict[str, Any]:
+    """Return the report of a segmented case, without what is known only when it is written (input hashes, times)."""
+    volume, manifest = segmentation.volume, bundle.manifest
+    frame = Frame(volume.spacing_mm, volume.voxel_mm3, segmentation.brain_box)
+    found = describe(segmentation.labels, frame, segmentation.volumes_ml, segmentation.lesions)
+    return {
+        "case": segmentation.case.name,
+        "identity": dict(options.identity),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "language": options.language,
+        **found,
+        "uncertainty": segmentation.uncertainty,
+        "volume_intervals_ml": _intervals_ml(segmentation.volumes_ml, bundle),
+        "not_reported": {} if "t1c" in volume.sequences else {"TC": _WITHOUT_T1C, "ET": _WITHOUT_T1C},
+        "sequences": {
+            "present": list(volume.sequences),
+            "missing": [s for s in SEQUENCES if s not in volume.sequences],
+        },
+        "quality": asdict(segmentation.quality),
+        "bundle": {
+            "name": manifest.name,
+            "sha256": bundle.identity,
+            "signature": bundle.signature,
+            "trained_on": manifest.trained_on,
+            "intended_use": manifest.intended_use,
+            **asdict(segmentation.network),
+            "decision": {k: v for k, v in asdict(manifest.decision).items() if k != "logit_thresholds"},
+        },
+        "voxel_mm3": volume.voxel_mm3,
+        "brain_box_zyx": [list(corner) for corner in segmentation.brain_box],
+    }
 
 
-def _volume_table(document: dict[str, Any]) -> str:
+def frame_of(document: Mapping[str, Any], mask: Image) -> Frame:
+    """Return the frame of a report that was written: voxels as its mask has them, the brain's box as it says."""
+    affine = Orientation.of(mask.affine).lps_affine(mask)
+    x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    (z, y, x), (z_end, y_end, x_end) = ((int(n) for n in corner) for corner in document["brain_box_zyx"])
+    voxel_mm3 = float(abs(np.linalg.det(mask.affine[:3, :3])))
+    return Frame((z_mm, y_mm, x_mm), voxel_mm3, ((z, y, x), (z_end, y_end, x_end)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises
+    ------
+    InputError
+        It is absent, unreasonably large, or no JSON object.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes are too many")
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: the case was never finished; segment it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); segment the case again") from error
+    return document
+
+
+def _intervals_ml(volumes: dict[str, float | None], bundle: Bundle) -> dict[str, dict[str, float]]:
+    """Return region -> `rate`, `low` and `high` in mL; empty for a bundle that brings none."""
+    reliability = bundle.manifest.reliability
+    if reliability is None:
+        return {}
+    found = {}
+    for (region, ml), interval in zip(volumes.items(), reliability.volume_intervals, strict=True):
+        if ml is not None:
+            low, high = interval.around(ml)
+            found[region] = {"rate": interval.rate, "low": round(low, 3), "high": round(high, 3)}
+    return found
+
+
+def table_of(document: dict[str, Any]) -> str:
+    """Return a report as CSV: a row a region, an empty field where nothing can be said."""
+    identity, correction = document["identity"], document.get("correction")
+    whose = {name: identity.get(name) for name in ("patient_id", "accession_number", "study_date")}
     rows = []
     for region in REGIONS:
-        colour = "rgb" + str(COLOURS[region])
-        key = f'<span class="key" style="border-top-style:{_DASHES[region]};border-color:{colour}"></span>'
-        value = document["volumes_ml"][region]
-        text = f"{value:.1f} mL" if value is not None else escape(document["not_reported"][region])
-        rows.append(f'<tr><td>{key}{_REGION_NAMES[region]}</td><td class="number">{text}</td></tr>')
-    return f"<table>{''.join(rows)}</table>"
+        interval = document["volume_intervals_ml"].get(region, {})
+        lines = document["diameters"].get(region) or {}
+        rows.append(
+            {
+                "case": document["case"],
+                **whose,
+                "region": region,
+                "volume_ml": document["volumes_ml"][region],
+                "low_ml": interval.get("low"),
+                "high_ml": interval.get("high"),
+                "longest_mm": lines.get("longest_mm"),
+                "perpendicular_mm": lines.get("perpendicular_mm"),
+                "product_mm2": lines.get("product_mm2"),
+                "hemisphere": document["hemisphere"],
+                "quality": document["quality"]["verdict"],
+                "automatic_ml": correction["automatic_ml"][region] if correction else None,
+                "dice": correction["dice"][region] if correction else None,
+                "software": document["software"],
+                "bundle": document["bundle"]["sha256"],
+                "created": document["created"],
+            }
+        )
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return stream.getvalue()
 
 
-def _lesion_sentence(document: dict[str, Any]) -> str:
-    sizes = [lesion["volumes_ml"]["WT"] for lesion in document["lesions"]]
-    small = document["lesions_not_listed"]
-    specks = f" {small} more {'speck' if small == 1 else 'specks'} under 0.05 mL." if small else ""
-    if not sizes:
-        return "No separate areas." + specks
-    listed = ", ".join(f"{size:.1f}" for size in sizes[:5]) + (", …" if len(sizes) > 5 else "")
-    return f"{len(sizes)} separate {'area' if len(sizes) == 1 else 'areas'} ({listed} mL).{specks}"
-
-
-def _notes(notes: list[str]) -> str:
-    if not notes:
-        return "<p>Nothing unusual was noticed.</p>"
-    return "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
-
-
-def _pictures(volume: Volume, labels: npt.NDArray[np.uint8]) -> str:
-    shown = [s for s in _SHOWN if s in volume.sequences][:_ROWS]
-    first = volume.channels[volume.sequences.index(shown[0])]
-    slices = largest_slices(labels, first != 0)
-    figures = []
-    for sequence in shown:
-        channel = volume.channels[volume.sequences.index(sequence)]
-        for plane in PLANES:
-            at = slices[plane.axis]
-            data = base64.b64encode(draw(channel, labels, plane, at, volume.spacing_mm)).decode()
-            caption = f"{_SEQUENCE_NAMES[sequence]}, {plane.name}, slice {at + 1}"
-            figures.append(
-                f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption>'
-                "</figure>"
-            )
-    return "".join(figures)
+def _cell(value: object) -> object:
+    """Return a cell that a spreadsheet takes for text: a name that starts like a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

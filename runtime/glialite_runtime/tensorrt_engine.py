@@ -27,6 +27,7 @@ from glialite_runtime.errors import (
 )
 from glialite_runtime.sequences import REGIONS
 from glialite_runtime.tensorrt_build import INPUT, OUTPUT, Profile, cached_engine, profile_for
+from glialite_runtime.uncertainty import bands_of
 
 __all__ = ["TensorRtEngine", "default_cache", "golden_difference", "golden_tolerance", "open_tensorrt_engine"]
 
@@ -100,6 +101,10 @@ class TensorRtEngine:
     def above(self, image: Array, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
         """Return where each region's logit is above its threshold, bool (3, z, y, x)."""
         return self.logits(image) > np.array(thresholds, np.float32).reshape(-1, 1, 1, 1)
+
+    def bands(self, image: Array, thresholds: Sequence[float], margin: float) -> npt.NDArray[np.uint8]:
+        """Return how each region's logit lies to its threshold, uint8 (3, z, y, x); see `uncertainty.bands_of`."""
+        return bands_of(self.logits(image), thresholds, margin)
 
     def _run(self, image: Array, given: int, out: Array, result: int) -> None:
         """Copy in, compute, copy out; `given` and `result` are addresses on the GPU."""

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
 from isal import igzip
 
@@ -21,6 +20,7 @@ from glialite_runtime.bundle import Bundle
 from glialite_runtime.cases import Case, case_from_files
 from glialite_runtime.engine import open_engine
 from glialite_runtime.files import write_bytes
+from glialite_runtime.nifti import load_nibabel
 from glialite_runtime.predict import segment, write
 from glialite_runtime.processor import instruction_sets, processor_name
 from glialite_runtime.sequences import SEQUENCES
@@ -46,7 +46,7 @@ def write_synthetic_case(folder: Path) -> Case:
     for seed, sequence in enumerate(SEQUENCES):
         voxels = np.zeros(_SHAPE, np.int16, order="F")
         voxels[brain] = np.random.default_rng(seed).integers(200, 456, np.count_nonzero(brain), np.int16)
-        image = nib.Nifti1Image(voxels, affine)
+        image = load_nibabel().Nifti1Image(voxels, affine)
         image.set_qform(affine, 1)
         paths[sequence] = folder / f"selftest-{sequence}.nii.gz"
         write_bytes(paths[sequence], igzip.compress(image.to_bytes(), 1, mtime=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,8 @@ __all__ = ["Orientation", "Volume", "load_volume"]
 
 _LPS_SIGNS: Final = (-1, -1, 1)
 _MAX_SHIFT_MM: Final = 0.1
+_MAX_CASE_VOXELS: Final = nifti.MAX_VOXELS
+"""Of all sequences together: four of 256 × 256 × 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,16 @@ def load_volume(case: Case) -> Volume:
     InputError
         A file cannot be read (see `nifti.read`).
     GeometryError
-        Shapes differ, or the same voxel lies at places more than 0.1 mm apart.
+        The sequences together are too large (said before any is inflated), shapes differ, or the same voxel lies at
+        places more than 0.1 mm apart.
     """
     names = tuple(case.paths)
+    voxels = sum(math.prod(nifti.read_header(path)[1]) for path in case.paths.values())
+    if voxels > _MAX_CASE_VOXELS:
+        raise GeometryError(
+            f"the sequences of {case.name} have {voxels:,} voxels together; the most that is accepted is "
+            f"{_MAX_CASE_VOXELS:,}; resample them to voxels of 1 mm first"
+        )
     with ThreadPoolExecutor(2) as pool:
         images = list(pool.map(nifti.read, case.paths.values()))
     orientations = [Orientation.of(image.affine) for image in images]

@@ -23,6 +23,7 @@ from glialite_runtime.engine import OnnxEngine
 from glialite_runtime.errors import BundleIntegrityError
 from glialite_runtime.int8_engine import Int8Engine, kernel_kinds
 from glialite_runtime.int8_network import LAYERS_NOTE, Int8Sum, read_network
+from glialite_runtime.uncertainty import bands_of
 
 GRAPH = Graph("x", "cpu", "int8", "depth-as-batch", 8, 17)
 KINDS = tuple(kernel_kinds())
@@ -140,6 +141,7 @@ def test_thresholds_on_levels_are_those_on_logits() -> None:
         thresholds = [value + shift for value in middle]
         expected = logits > np.array(thresholds, np.float32).reshape(3, 1, 1, 1)
         np.testing.assert_array_equal(compiled.above(image, thresholds), expected)
+        np.testing.assert_array_equal(compiled.bands(image, thresholds, 0.005), bands_of(logits, thresholds, 0.005))
 
 
 def test_the_same_engine_may_run_in_two_threads() -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from glialite_runtime import bundle as module
-from glialite_runtime.bundle import MANIFEST, Reliability, default_bundle, read_bundle, write_bundle
+from glialite_runtime.bundle import MANIFEST, SIGNATURE, Reliability, default_bundle, read_bundle, write_bundle
 from glialite_runtime.engine import OnnxEngine, open_engine
 from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVersionError, CheckFailedError, OutputError
 from glialite_runtime.files import sha256_bytes
 from glialite_runtime.measure import VolumeInterval
+from glialite_runtime.trust.minisign import NOT_SIGNED
 from glialite_runtime.verify import selftest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -234,3 +235,33 @@ def test_reliability_that_is_none_is_refused(make_bundle: MakeBundle, bad: dict[
     rewrite(path, reliability=bad)
     with pytest.raises(BundleIntegrityError, match="garbles"):
         read_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["bundle", "bundle.zip"])
+def test_an_unsigned_bundle_is_used_and_said_to_be(make_bundle: MakeBundle, name: str) -> None:
+    """Where no key is trusted; where one is, it is refused."""
+    from tests.runtime.trust.test_minisign import KEY
+
+    path = make_bundle(name)
+    assert read_bundle(path, keys=()).signature == NOT_SIGNED
+    with pytest.raises(BundleIntegrityError, match="is not signed"):
+        read_bundle(path, keys=(KEY,))
+
+
+def test_a_signature_of_something_else_is_refused(make_bundle: MakeBundle) -> None:
+    """A true signature, copied from another file."""
+    from tests.runtime.trust.test_minisign import KEY, PREHASHED
+
+    path = make_bundle()
+    (path / SIGNATURE).write_bytes(PREHASHED)
+    with pytest.raises(BundleIntegrityError, match="does not agree with its signature by example"):
+        read_bundle(path, keys=(KEY,))
+
+
+def test_the_installation_s_keys_are_the_default(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can forget to give them."""
+    from tests.runtime.trust.test_minisign import KEY
+
+    monkeypatch.setattr(module, "trusted_keys", lambda: (KEY,))
+    with pytest.raises(BundleIntegrityError, match="is not signed"):
+        read_bundle(make_bundle())

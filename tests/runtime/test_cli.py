@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,8 +101,6 @@ def test_a_bad_bundle_is_exit_code_4(case_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("watch", "in", "out"),
-        ("serve",),
         ("segment", "x", "--out", "y", "--language", "sw"),
         ("segment", "x", "--out", "y", "--prior", "z"),
     ],
@@ -130,6 +129,46 @@ def test_batch_writes_the_good_cases_and_lists_the_bad(
     assert "already done" in capsys.readouterr().out
 
 
+def test_batch_takes_zips_and_loose_files_and_one_bad_folder_stops_nobody(
+    tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files for one sequence are that case's fault; results inside the folder are no case; no scratch is left."""
+    cases = tmp_path / "in"
+    write_case(cases / "A", toy())
+    (cases / "A" / "A-post-t1.nii.gz").write_bytes(b"")
+    for path in write_case(tmp_path / "B", toy()).glob("B-t??.nii.gz"):
+        path.rename(cases / path.name)
+    shutil.make_archive(str(cases / "C"), "zip", write_case(tmp_path / "C", toy()))
+    arguments = ("batch", cases, "--out", cases / "out", "--bundle", make_bundle())
+    for _ in range(2):
+        assert call(*arguments) == 8
+        said = capsys.readouterr()
+        assert "B: WT" in said.out
+        assert "C: WT" in said.out
+        assert "1 of 3 cases were not segmented" in said.err
+        assert "look like t1c" in said.err
+    assert sorted(p.name for p in (cases / "out").iterdir()) == ["B", "C"]
+
+
+def test_watch_once_says_what_failed_and_why(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 8; with --json a line an event; a second start has nothing to do and remembers."""
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    case_folder.rename(inbox / "P01")
+    write_case(inbox / "P02", toy())
+    (inbox / "P02" / "P02-t1c.nii.gz").write_bytes(b"broken")
+    arguments = ("watch", inbox, tmp_path / "out", "--bundle", make_bundle(), "--once", "--json")
+    assert call(*arguments) == 8
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(e["event"], e["case"]) for e in events] == [("done", "P01"), ("failed", "P02")]
+    assert "P02-t1c.nii.gz" in events[1]["sentence"]
+    assert call(*arguments) == 8
+    assert capsys.readouterr().out == ""
+    assert call("watch", inbox, inbox / "out", "--bundle", make_bundle()) == 2
+
+
 def test_inspect_selftest_and_verify(
     case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +188,7 @@ def test_inspect_selftest_and_verify(
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     """Every verb that works explains itself."""
-    for verb in ("segment", "batch", "inspect", "selftest", "verify"):
+    for verb in ("segment", "batch", "watch", "serve", "inspect", "selftest", "verify"):
         assert call(verb, "--help") == 0
         assert "Example" in capsys.readouterr().out
 

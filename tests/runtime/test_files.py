@@ -73,3 +73,17 @@ def test_hash_of_a_file_is_the_hash_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == sha256_bytes(b"abc")
     assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea")
+
+
+def test_what_a_killed_process_left_is_swept_and_a_living_one_is_not_disturbed(tmp_path: Path) -> None:
+    """Power cuts would otherwise fill a small disk with hidden files."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    swept, kept = tmp_path / f".a.{dead.pid}.part", tmp_path / f".a.{os.getppid()}.part"
+    other = tmp_path / f".b.{dead.pid}.part"
+    for path in (swept, kept, other):
+        path.write_bytes(b"half")
+    write_bytes(tmp_path / "a", b"new")
+    assert not swept.exists()
+    assert kept.exists()
+    assert other.exists()

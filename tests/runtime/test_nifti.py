@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import resource
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +122,10 @@ def damage_offset(path: Path) -> None:
     patched(path, 108, struct.pack("<f", float("nan")))
 
 
+def damage_block(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"")[:10] + b"\x07" * 400)  # a deflate block of a type that there is not
+
+
 def damage_pair(path: Path) -> None:
     patched(path, 344, b"ni1\0")
 
@@ -135,6 +141,7 @@ def damage_pair(path: Path) -> None:
         damage_folder,
         damage_longer,
         damage_offset,
+        damage_block,
         damage_pair,
     ],
 )
@@ -210,6 +217,32 @@ def test_a_gzip_bomb_costs_no_memory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="longer than its header says"):
         nifti.read(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+@pytest.mark.parametrize("extra", [b"\0", bytes(4000)])
+def test_any_byte_behind_the_last_voxel_is_refused(good: Path, extra: bytes) -> None:
+    """A piece that is there twice moves every voxel behind it; what is left over at the end gives it away."""
+    good.write_bytes(gzip.compress(gzip.decompress(good.read_bytes()) + extra))
+    with pytest.raises(InputError, match="longer than its header says"):
+        nifti.read(good)
+
+
+def test_wide_integers_of_an_enormous_image_are_refused_before_they_are_read(good: Path) -> None:
+    """60 million voxels of 8 bytes are more than a small computer holds."""
+    path = patched(good, 40, struct.pack("<8h", 3, 500, 500, 240, 1, 1, 1, 1))
+    patched(path, 70, struct.pack("<2h", 1024, 64))
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(1 << 20)) * 500)
+    with pytest.raises(GeometryError, match="256 MB"):
+        nifti.read(path)
+
+
+def test_nibabel_is_imported_without_pydicom() -> None:
+    """With it, nibabel takes three times as long and urllib3 opens a socket; DICOM is still there afterwards."""
+    code = (
+        "import sys; from glialite_runtime.nifti import load_nibabel; load_nibabel(); "
+        "assert 'urllib3' not in sys.modules and 'pydicom' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_header_that_claims_more_than_gzip_can_hold_is_truncated(good: Path) -> None:

@@ -99,14 +99,14 @@ def test_a_finished_case_is_recognised_until_something_changes(
 def test_an_interrupted_write_is_not_finished_and_leaves_no_part(
     case_folder: Path, tmp_path: Path, opened: tuple[Bundle, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash in the report: no manifest, nothing under a temporary name; the next run completes it."""
+    """A crash before the report: no manifest, nothing under a temporary name; the next run completes it."""
     out = tmp_path / "out"
     run(case_folder, out, opened)
 
     def crash(*_: object) -> str:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(predict, "render", crash)
+    monkeypatch.setattr(predict, "write_json", crash)
     with pytest.raises(RuntimeError):
         run(case_folder, out, opened)
     assert not predict.finished(find_case(case_folder), opened[0], out)
@@ -164,3 +164,31 @@ def test_verify_of_an_unfinished_case_is_bad_input(
     outputs.manifest.unlink()
     with pytest.raises(InputError, match="never finished"):
         verify_report(outputs.report)
+
+
+@pytest.mark.parametrize("key", ["hemisphere", "diameters", "lesions", "left_share"])
+def test_verify_derives_everything_measured_again(
+    case_folder: Path, tmp_path: Path, opened: tuple[Bundle, Engine], key: str
+) -> None:
+    """A wrong side with a fitting manifest is as bad as a wrong volume."""
+    outputs = run(case_folder, tmp_path / "out", opened)
+    report = json.loads(outputs.report.read_text())
+    report[key] = "elsewhere"
+    outputs.report.write_text(json.dumps(report))
+    manifest = json.loads(outputs.manifest.read_text())
+    manifest["files"][outputs.report.name] = predict.sha256_file(outputs.report)
+    outputs.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(CheckFailedError, match=key):
+        verify_report(outputs.report)
+
+
+def test_colour_tables_and_csv_lie_beside_the_label_map(
+    case_folder: Path, tmp_path: Path, opened: tuple[Bundle, Engine]
+) -> None:
+    """All of them under the manifest's hashes."""
+    outputs = run(case_folder, tmp_path / "out", opened)
+    assert set(json.loads(outputs.manifest.read_text())["files"]) == {
+        f"P01-{ending}"
+        for ending in ("seg.nii.gz", "seg.ctbl", "seg-itksnap.txt", "report.json", "report.csv", "report.html")
+    }
+    assert nib.load(outputs.labels).header.get_intent()[0] == "label"

@@ -77,3 +77,17 @@ def test_the_reference_is_the_first_sequence(tmp_path: Path) -> None:
     volume = load_volume(find_case(write_case(tmp_path / "P", toy())))
     assert volume.reference.path.name == "P-t1n.nii.gz"
     assert volume.sequences == ("t1n", "t1c", "t2w", "t2f")
+
+
+def test_sequences_that_are_too_large_together_are_refused_before_they_are_inflated(tmp_path: Path) -> None:
+    """Four headers of 300 × 300 × 300 with nothing behind them: said from the headers alone."""
+    header = nib.Nifti1Header()
+    header.set_data_shape((300, 300, 300))
+    header.set_data_dtype(np.int16)
+    header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), 1)
+    header["pixdim"][1:4], header["vox_offset"], header["magic"] = 1, 352, b"n+1"
+    (tmp_path / "P").mkdir()
+    for sequence in ("t1n", "t1c", "t2w", "t2f"):
+        (tmp_path / "P" / f"P-{sequence}.nii").write_bytes(header.binaryblock + bytes(4))
+    with pytest.raises(GeometryError, match="108,000,000 voxels together"):
+        load_volume(find_case(tmp_path / "P"))

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from glialite_runtime.cases import Case, case_from_files, find_case, sequence_of
+from glialite_runtime.cases import Case, case_from_files, find_case, is_dicom, sequence_of
 from glialite_runtime.clinic.archive import MAX_FILES, unpack
-from glialite_runtime.errors import InputError, MissingSequenceError
+from glialite_runtime.errors import BackendUnavailableError, InputError, MissingSequenceError, OutputError
 from glialite_runtime.sequences import ALIASES, SEQUENCES
 
 __all__ = ["Arrival", "case_in", "find_arrivals", "mark_of", "open_arrival", "prefix_of", "readable"]
@@ -55,8 +55,13 @@ class Arrival:
     @property
     def holds_images(self) -> bool:
         """Whether there is a NIfTI image, a zip or a DICOM file in it."""
+        return any(_NIFTI.search(path.name) for path in self.files) or self.needs_room
+
+    @property
+    def needs_room(self) -> bool:
+        """Whether it is unpacked or converted before it can be worked on."""
         images = any(_NIFTI.search(path.name) for path in self.files)
-        return images or self.kind == "zip" or any(_is_dicom(path) for path in self.files[:_LOOKED_AT])
+        return self.kind == "zip" or (not images and any(is_dicom(path) for path in self.files[:_LOOKED_AT]))
 
 
 def find_arrivals(inbox: Path, channel_order: Sequence[str] | None = None) -> list[Arrival]:
@@ -242,9 +247,8 @@ def case_in(folder: Path, scratch: Path, channel_order: Sequence[str] | None = N
     Raises
     ------
     InputError
-        There is none, or DICOM files.
+        There is none, or a DICOM study whose series must be confirmed, or that cannot be converted here.
     """
-    del scratch  # for a DICOM study's converted images
     files = list(_files_below(folder))
     images = [path for path in files if _NIFTI.search(path.name)]
     if images:
@@ -257,17 +261,25 @@ def case_in(folder: Path, scratch: Path, channel_order: Sequence[str] | None = N
                 "give each case a folder of its own"
             )
         return find_case(homes[0], channel_order)
-    if any(_is_dicom(path) for path in files[:_LOOKED_AT]):
-        raise InputError(
-            f"{folder.name} holds DICOM files; this version reads NIfTI (.nii, .nii.gz): convert them first"
-        )
+    if any(is_dicom(path) for path in files[:_LOOKED_AT]):
+        return _converted(folder, scratch)
     raise InputError(f"{folder.name} holds no .nii or .nii.gz file")
 
 
-def _is_dicom(path: Path) -> bool:
+def _converted(folder: Path, scratch: Path) -> Case:
+    """Return the case of a DICOM study that leaves nothing to ask; its images lie in `scratch`."""
+    from glialite_runtime.dicom.study import convert_study, read_study  # noqa: PLC0415 - the extra `dicom`
+
     try:
-        with path.open("rb") as stream:
-            stream.seek(128)
-            return stream.read(4) == b"DICM"
-    except OSError:
-        return False
+        study = read_study(folder)
+        if study.doubtful:
+            raise InputError(
+                f"{folder.name}: which series is which must be confirmed: run glialite segment on it in a terminal"
+            )
+        place = scratch / "converted"
+        place.mkdir(parents=True, exist_ok=True)
+        return convert_study(study, place, "case")
+    except BackendUnavailableError as error:
+        raise InputError(f"{folder.name} is a DICOM study: {error}") from error
+    except OSError as error:
+        raise OutputError(f"cannot write into {scratch}: {error.strerror or error}; free space") from error

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +22,9 @@ from glialite_runtime.dicom.series import Series, scan_folder
 from glialite_runtime.errors import GeometryError, MissingSequenceError, OutputError
 from glialite_runtime.sequences import SEQUENCES
 
-__all__ = ["Study", "convert_study", "converted_study", "facts_of", "is_dicom_folder", "read_study", "source_of"]
+__all__ = ["Study", "convert_study", "converted_study", "facts_of", "read_study", "source_of"]
 
 _ADULT_YEARS: Final = 18
-_LOOKED_AT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +49,6 @@ class Study:
     def doubtful(self) -> bool:
         """Whether a choice does not follow from the headers alone."""
         return any(found.doubtful for found in self.chosen.values())
-
-
-def is_dicom_folder(folder: Path) -> bool:
-    """Return whether a folder holds a DICOM file and no NIfTI file, by the first bytes of its first 200 files."""
-    if any(re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) for path in folder.glob("*")):
-        return False
-    for path in islice(folder.rglob("*"), _LOOKED_AT):
-        with suppress(OSError):  # what cannot be read is told of when the study is
-            if path.is_file() and _starts_as_dicom(path):
-                return True
-    return False
-
-
-def _starts_as_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def read_study(folder: Path) -> Study:
@@ -151,13 +132,11 @@ def convert_study(study: Study, folder: Path, name: str) -> Case:
         converted = convert_series(found.series, folder / sequence)
         paths[sequence] = converted.replace(folder / f"{name}-{sequence}.nii")
         shutil.rmtree(folder / sequence)
-    return case_from_files(paths, name)
+    return replace(case_from_files(paths, name), study=study)
 
 
 @contextmanager
-def converted_study(
-    folder: Path, out: Path, name: str | None, confirm: Callable[[Study], Study]
-) -> Iterator[tuple[Case, Study]]:
+def converted_study(folder: Path, out: Path, name: str | None, confirm: Callable[[Study], Study]) -> Iterator[Case]:
     """Read, confirm and convert a study; yield its case, whose files lie in a hidden folder of `out` until the end.
 
     Parameters
@@ -183,7 +162,7 @@ def converted_study(
     except OSError as error:
         raise OutputError(f"cannot write in {out}: {error.strerror or error}; choose another folder") from error
     with place as temporary:
-        yield convert_study(study, Path(temporary), name or folder.resolve().name), study
+        yield convert_study(study, Path(temporary), name or folder.resolve().name)
 
 
 def source_of(study: Study, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Series:

@@ -1,0 +1,1 @@
+"""The proofs of docs/reliability.md: real kills, damaged files, full disks, no network; resumable, in slices."""
