@@ -14,6 +14,8 @@ help:
 	@echo "make bench      speed and accuracy beside other programs (an hour the first time), docs/benchmarks.md"
 	@echo "make proof-cpu  the same answer on emulated processors of 2008, 2011 and 2013 (needs qemu-user)"
 	@echo "make proof-clinic  power cuts, damaged files, full disks, no network (hours; proof-kill, proof-gate, ... run alone)"
+	@echo "make bundle     the bundle that ships, from seeds alone (resumable)"
+	@echo "make proof-clinic  power cuts, damaged files, bombs, full disks, no network (docs/reliability.md; hours)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make clean-demo remove what make demo made"
 
@@ -81,7 +83,7 @@ proof-network: $(STAMP)
 	$(RELIABLE).network $(WITH)
 
 bundle: $(STAMP)
-	@echo "make $@ is not built yet in this version; the README lists what is there" >&2; exit 5
+	BIN=$(BIN) sh bundle.sh
 
 clean-demo:
 	rm -rf demo

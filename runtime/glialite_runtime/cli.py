@@ -101,15 +101,16 @@ def segment(
     files = {s: p for s, p in zip(SEQUENCES, (t1n, t1c, t2w, t2f), strict=True) if p is not None}
     if (case_dir is None) == (not files):
         raise ConfigError("give either a case folder or the files with --t1n --t1c --t2w --t2f")
-    model = open_model(bundle, threads, low_memory=low_memory)
+    order = _channel_order(channel_order)
     if case_dir is not None and is_dicom_folder(case_dir):
         from glialite_runtime.dicom.study import converted_study
 
         with converted_study(case_dir, out, case, lambda study: _confirm(study, ask=not yes)) as found:
-            done = segment_case(found, model, out, options)
+            done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
     else:
-        found = find_case(case_dir, _channel_order(channel_order)) if case_dir else case_from_files(files, case)
-        done = segment_case(case_from_files(found.paths, case or found.name), model, out, options)
+        found = find_case(case_dir, order) if case_dir else case_from_files(files, case)
+        found = case_from_files(found.paths, case or found.name)
+        done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
     emit(done.report, done.text, as_json=as_json)
 
 

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import typer
 
-from glialite_runtime.errors import BackendUnavailableError, ConfigError, GliaLiteError, NotBuiltYetError
+from glialite_runtime.errors import BackendUnavailableError, ConfigError, GliaLiteError
 
-__all__ = ["bar", "emit", "log_to_stderr", "new_app", "not_built_yet", "run", "seconds", "stop_event"]
+__all__ = ["bar", "emit", "log_to_stderr", "new_app", "run", "seconds", "stop_event"]
 
 T = TypeVar("T")
 
@@ -66,11 +66,6 @@ def run(app: Callable[..., Any], arguments: list[str] | None = None) -> int:
 def emit(value: Any, text: str, *, as_json: bool) -> None:
     """Print a result on stdout: `value` as JSON for machines, else `text` for people."""
     print(json.dumps(value, indent=2, allow_nan=False) if as_json else text)  # noqa: T201
-
-
-def not_built_yet(what: str) -> NotBuiltYetError:
-    """Return the error for a promised feature that this version does not have (exit code 5)."""
-    return NotBuiltYetError(f"{what} is not built yet in this version; the README lists what is there")
 
 
 def log_to_stderr(verbose: bool = False) -> None:

@@ -12,7 +12,6 @@
     │   ├── BundleIntegrityError
     │   └── BundleVersionError
     ├── BackendUnavailableError   5   an extra or a library is not installed
-    │   └── NotBuiltYetError
     ├── CheckFailedError          6   a check did not hold
     │   ├── CalibrationError
     │   └── ExportError
@@ -42,7 +41,6 @@ __all__ = [
     "InputError",
     "IntensityError",
     "MissingSequenceError",
-    "NotBuiltYetError",
     "OutputError",
     "ParityError",
     "TimeLimitReached",
@@ -98,10 +96,6 @@ class BackendUnavailableError(GliaLiteError):
     """A feature needs a library that is not installed; the message names both."""
 
     exit_code = 5
-
-
-class NotBuiltYetError(BackendUnavailableError):
-    """A promised command or option that this version does not have yet."""
 
 
 class CheckFailedError(GliaLiteError):

@@ -98,19 +98,6 @@ def test_a_bad_bundle_is_exit_code_4(case_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("segment", "x", "--out", "y", "--language", "sw"),
-        ("segment", "x", "--out", "y", "--prior", "z"),
-    ],
-)
-def test_what_is_not_built_yet_says_so(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 5 with a sentence, before anything is read."""
-    assert call(*arguments) == 5
-    assert "not built yet" in capsys.readouterr().err
-
-
 def test_batch_writes_the_good_cases_and_lists_the_bad(
     tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +134,7 @@ def test_batch_takes_zips_and_loose_files_and_one_bad_folder_stops_nobody(
         assert "C: WT" in said.out
         assert "1 of 3 cases were not segmented" in said.err
         assert "look like t1c" in said.err
-    assert sorted(p.name for p in (cases / "out").iterdir()) == ["B", "C"]
+    assert sorted(p.name for p in (cases / "out").iterdir()) == ["B", "C", "audit.jsonl"]
 
 
 def test_watch_once_says_what_failed_and_why(

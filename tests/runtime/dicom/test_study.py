@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,15 +10,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from glialite_runtime.bundle import read_bundle
+from glialite_runtime.cases import is_dicom_folder
 from glialite_runtime.dicom.frames import to_frames
 from glialite_runtime.dicom.study import (
     Study,
     convert_study,
     converted_study,
     facts_of,
-    is_dicom_folder,
     read_study,
     source_of,
 )
@@ -31,6 +33,8 @@ from glialite_runtime.errors import (
 )
 from glialite_runtime.predict import segment
 from glialite_runtime.sequences import ET, SEQUENCES
+from glialite_runtime.verify import verify_report
+from glialite_runtime.workflow import open_model, segment_case
 
 from tests.conftest import toy
 from tests.runtime.dicom.conftest import SAGITTAL, T1C, T1N, T2F, T2W, images, tilted, write, write_study
@@ -171,6 +175,29 @@ def test_a_tumour_is_outlined_on_its_own_pixels(tmp_path: Path, make_bundle: Cal
     assert 2 * (truth & (frames == ET)).sum() / (truth.sum() + (frames == ET).sum()) > 0.95
 
 
+def test_results_go_back_to_the_study(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
+    """Beside the other files a SEG, a picture and a structured report, in the manifest; the page says whose it is."""
+    pytest.importorskip("dcm2niix", reason="dcm2niix is not installed (extra: dicom)")
+    pytest.importorskip("highdicom", reason="highdicom is not installed (extra: dicom)")
+    case = toy()
+    for series, sequence in ((T1N, "t1n"), (T2W, "t2w"), (T2F, "t2f"), (T1C, "t1c")):
+        data = case.images[sequence].transpose(2, 1, 0)
+        lying = replace(series, shape=data.shape, pixel_mm=(3.0, 3.0), spacing_mm=3.0)
+        write(tmp_path / "in", lying, images(lying, np.ascontiguousarray(data)))
+    model = open_model(make_bundle(spacing_mm=3.0))
+    out = tmp_path / "out"
+    with converted_study(tmp_path / "in", out, "P17", lambda study: study) as found:
+        first = segment_case(found, model, out)
+        again = segment_case(found, model, out)
+    assert "already done" in again.text
+    assert "already done" not in first.text
+    files = json.loads((out / "P17" / "P17-manifest.json").read_text())["files"]
+    assert {name for name in files if name.endswith(".dcm")} == {f"P17-{n}.dcm" for n in ("seg", "pictures", "report")}
+    assert pydicom.dcmread(out / "P17" / "P17-seg.dcm").PatientID == first.report["identity"]["patient_id"] == "P-0017"
+    assert "P-0017" in (out / "P17" / "P17-report.html").read_text()
+    assert verify_report(out / "P17" / "P17-report.json")["case"] == "P17"
+
+
 def test_a_label_map_of_no_series(study_folder: Path) -> None:
     """One that was resampled cannot be given back to any series."""
     with pytest.raises(GeometryError, match="lies on none"):
@@ -180,9 +207,10 @@ def test_a_label_map_of_no_series(study_folder: Path) -> None:
 def test_converted_files_go_again(study_folder: Path, tmp_path: Path) -> None:
     """The case is named after its folder; nothing of the patient stays behind the results."""
     pytest.importorskip("dcm2niix", reason="dcm2niix is not installed (extra: dicom)")
-    with converted_study(study_folder, tmp_path / "out", None, lambda study: study) as (case, study):
+    with converted_study(study_folder, tmp_path / "out", None, lambda study: study) as case:
         assert case.name == "study"
-        assert numbers(study) == {"t1n": "3", "t1c": "6", "t2w": "4", "t2f": "5"}
+        assert case.study is not None
+        assert numbers(case.study) == {"t1n": "3", "t1c": "6", "t2w": "4", "t2f": "5"}
         assert all(path.is_file() for path in case.paths.values())
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -181,7 +181,9 @@ def test_uncertain_voxels_are_flagged_for_review(volume: Volume, labels: np.ndar
     """Where they are many; a report without the figure says nothing."""
     parts = {"WT": {"ml": 3.25, "share": 0.4, "review": True}, "ET": {"ml": 0.1, "share": 0.02, "review": False}}
     text = text_of(render(document(labels, uncertainty=parts), volume, labels, "fr"))
-    assert "3,2 mL sont proches de la limite entre tumeur et non-tumeur (40 % du volume)" in text
+    assert (
+        "3,2 mL sont proches de la limite entre tumeur et non-tumeur (40 % de tout ce qui peut en faire partie)" in text
+    )
     assert text.count(Words("fr").say("uncertainty_review")) == 1
     assert Words("fr").say("uncertainty") not in text_of(render(document(labels), volume, labels, "fr"))
 
