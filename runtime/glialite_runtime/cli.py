@@ -87,6 +87,12 @@ def segment(
     case: Annotated[str | None, typer.Option("--case", help="Name of the case.")] = None,
     prior: Annotated[Path | None, typer.Option(help="Report (JSON) of an earlier study, to compare with.")] = None,
     language: Annotated[str, typer.Option(help="Of the page: en, fr, pt or sw.")] = "en",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Scans as the scanner made them: align them, find the brain (approximate).")
+    ] = False,
+    brain_mask: Annotated[
+        Path | None, typer.Option("--brain-mask", metavar="FILE", help="With --raw: your own mask, on the T1c scan.")
+    ] = None,
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     channel_order: _Order = None,
@@ -97,7 +103,9 @@ def segment(
     from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
-    options = ReportOptions(language, prior=prior)
+    if brain_mask is not None and not raw:
+        raise ConfigError("--brain-mask belongs to --raw: other scans are skull-stripped already")
+    options = ReportOptions(language, prior=prior, raw=raw, brain_mask=brain_mask)
     files = {s: p for s, p in zip(SEQUENCES, (t1n, t1c, t2w, t2f), strict=True) if p is not None}
     if (case_dir is None) == (not files):
         raise ConfigError("give either a case folder or the files with --t1n --t1c --t2w --t2f")

@@ -89,7 +89,7 @@ def inspect_volume(volume: Volume, accepted: Collection[Collection[str]]) -> Qua
     if brain_ml > _BRAIN_ML[1]:
         raise IntensityError(
             f"what is not 0 measures {brain_ml:.0f} mL, a brain at most {_BRAIN_ML[1]} mL: the images are not "
-            "skull-stripped; extract the brain first"
+            "skull-stripped; extract the brain first, or let --raw do it"
         )
     found = [
         *_coverage_notes(sample, brain_ml),
@@ -116,7 +116,8 @@ def _intensity_problem(channel: npt.NDArray[Any], small: npt.NDArray[np.float32]
     if inside.size == 0:
         return "shows nothing but specks" if channel.any() else "is empty: every voxel is 0"
     if inside.size > _MAX_FOREGROUND * small.size:
-        return f"is not skull-stripped: {inside.size / small.size:.0%} of its voxels are not 0; extract the brain first"
+        share = inside.size / small.size
+        return f"is not skull-stripped: {share:.0%} of its voxels are not 0; extract the brain first, or add --raw"
     if inside.size > 64 * _MIN_VALUES and (kinds := len(np.unique(inside))) < _MIN_VALUES:
         return f"holds {kinds} different values only: it looks like a mask or a label map, not like an MRI"
     if channel.dtype.itemsize > 2:  # what 16 bits hold does not matter among millions of voxels
@@ -133,7 +134,7 @@ def _background_problem(channel: npt.NDArray[Any], border: npt.NDArray[Any]) -> 
         return f"holds one value only ({common:g})"
     if share > _MIN_BORDER_ZERO:
         return f"is already normalised: its background is {common:.3g}, it must be exactly 0; give the original image"
-    return "is not skull-stripped: the edge of the image is not 0; extract the brain first"
+    return "is not skull-stripped: the edge of the image is not 0; extract the brain first, or add --raw"
 
 
 def _confusions(sample: Sample) -> list[str]:

@@ -26,6 +26,13 @@ SENTENCES: Final[Mapping[str, str]] = MappingProxyType(
         "do not trust the side of the findings.",
         "swapped.pair": "{first} and {second} look as if they were swapped; check which file is which.",
         "intensity.saturated": "{percent} % of the voxels of {sequence} have its largest value: bright parts are cut.",
+        "space.atlas": "Raw scans were aligned and the brain was outlined automatically: the result is approximate, "
+        "look at the outlines on the original images.",
+        "space.given": "Raw scans were aligned automatically, with the brain mask that was given: the result is "
+        "approximate, look at the outlines on the original images.",
+        "space.stripped": "Skull-stripped scans were aligned automatically: the result is approximate, look at the "
+        "outlines on the original images.",
+        "space.coverage": "{sequence} shows only {percent} % of the brain: what it misses cannot be outlined well.",
         "scope.operated": "Not made for patients who were operated on: a cavity cannot be recognised as one.",
         "scope.children": "Not made for children: the model has seen adults only, and age cannot be recognised.",
         "scope.other": "Not made for anything but gliomas: other diseases are outlined too, or missed.",

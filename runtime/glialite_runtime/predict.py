@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,22 +19,26 @@ from glialite_runtime.decode import decode_above
 from glialite_runtime.engine import Engine
 from glialite_runtime.errors import ConfigError, InputError
 from glialite_runtime.files import json_bytes, remove, sha256_bytes, sha256_file, write_bytes, write_json
+from glialite_runtime.findings import Frame
 from glialite_runtime.intake import Quality, inspect_volume
 from glialite_runtime.label_files import itk_snap_labels, slicer_colours, write_label_map
 from glialite_runtime.measure import Lesion, lesions, volumes_ml
+from glialite_runtime.nifti import Image
 from glialite_runtime.page.figures import drawn
 from glialite_runtime.page.layout import render
 from glialite_runtime.page.words import words_in
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
 from glialite_runtime.report import ReportOptions, document_of, table_of
+from glialite_runtime.sequences import SNFH
 from glialite_runtime.trust.audit_log import Event, append, inputs_hash
 from glialite_runtime.uncertainty import UNCERTAIN_LOGIT, bands_of, uncertainty
-from glialite_runtime.volume import Volume, load_volume
+from glialite_runtime.volume import Orientation, Volume, load_volume
 
 if TYPE_CHECKING:
     from glialite_runtime.dicom.study import Study
+    from glialite_runtime.space.pipeline import PreparedCase
 
-__all__ = ["NetworkRun", "Outputs", "Segmentation", "finished", "outputs_of", "segment", "write"]
+__all__ = ["Measured", "NetworkRun", "Outputs", "Segmentation", "finished", "outputs_of", "segment", "write"]
 
 _DEFAULT: Final = ReportOptions()
 
@@ -59,6 +63,26 @@ class NetworkRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """An outline on the scan itself, on which it is measured and written.
+
+    Attributes
+    ----------
+    labels : uint8 array (z, y, x)
+        BraTS-2023 label values in LPS.
+    frame : Frame
+        Voxels, and the brain's box.
+    orientation, reference : Orientation, Image
+        How the scan's file lies.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    frame: Frame
+    orientation: Orientation
+    reference: Image
+
+
+@dataclass(frozen=True, slots=True)
 class Segmentation:
     """A segmented case.
 
@@ -70,18 +94,20 @@ class Segmentation:
         Its images in LPS.
     labels : uint8 array (z, y, x)
         BraTS-2023 label values on the grid of `volume`.
+    measured : Measured
+        The same outline on the scan itself; the two differ for raw scans alone.
     volumes_ml : dict
         Region -> mL, None where the sequences do not allow it.
     lesions : tuple of Lesion
         Components of the whole tumour, largest first.
     uncertainty : dict
         See `uncertainty.uncertainty`.
-    brain_box : tuple of two tuples of int
-        First voxel (z, y, x) that is not 0 in every sequence, and the one behind the last.
     quality : Quality
         What the intake gate found.
     network : NetworkRun
         How the network ran.
+    alignment : dict or None
+        How raw scans were brought to the model's space, ready for JSON.
     timings_s : dict
         Stage -> seconds.
     """
@@ -89,12 +115,13 @@ class Segmentation:
     case: Case
     volume: Volume
     labels: npt.NDArray[np.uint8]
+    measured: Measured
     volumes_ml: dict[str, float | None]
     lesions: tuple[Lesion, ...]
     uncertainty: dict[str, dict[str, float | bool]]
-    brain_box: tuple[tuple[int, int, int], tuple[int, int, int]]
     quality: Quality
     network: NetworkRun
+    alignment: dict[str, Any] | None
     timings_s: dict[str, float]
 
 
@@ -143,8 +170,8 @@ class _Clock:
         self._last = now
 
 
-def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
-    """Segment one case.
+def segment(case: Case, bundle: Bundle, engine: Engine, raw: PreparedCase | None = None) -> Segmentation:
+    """Segment one case; with `raw`, what its raw scans became in the model's space, measured on the scans themselves.
 
     Raises
     ------
@@ -152,7 +179,7 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
         The case cannot be segmented; the intake gate says why.
     """
     clock = _Clock()
-    volume = load_volume(case)
+    volume = load_volume(case) if raw is None else raw.volume
     clock.lap("read")
     manifest = bundle.manifest
     quality = inspect_volume(volume, manifest.accepted_sequences)
@@ -172,13 +199,37 @@ def segment(case: Case, bundle: Bundle, engine: Engine) -> Segmentation:
     if not same_grid:
         bands = bands_of(restore_logits(logits, geometry), rule.logit_thresholds, margin)
     labels = uncrop(decode_above(bands >= 2, rule, volume.voxel_mm3, has_t1c=has_t1c), geometry)
-    middle_x = (geometry.start[2] + geometry.stop[2] - 1) / 2
-    found = lesions(labels, volume.voxel_mm3, has_t1c=has_t1c, midline_x=middle_x)
-    volumes = volumes_ml(labels, volume.voxel_mm3, has_t1c=has_t1c)
+    if raw is None:
+        frame = Frame(volume.spacing_mm, volume.voxel_mm3, (geometry.start, geometry.stop))
+        measured = Measured(labels, frame, volume.orientation, volume.reference)
+    else:
+        measured = _on_the_scan(labels, raw)
+        findings = (*quality.findings, *raw.notes)
+        quality = replace(quality, verdict="check", notes=tuple(n.text for n in findings), findings=findings)
+    voxel_mm3 = measured.frame.voxel_mm3
+    found = lesions(measured.labels, voxel_mm3, has_t1c=has_t1c, midline_x=measured.frame.midline_x)
+    volumes = volumes_ml(measured.labels, voxel_mm3, has_t1c=has_t1c)
     unsure = uncertainty(bands, volume.voxel_mm3, has_t1c=has_t1c)
     clock.lap("postprocess")
-    box = (geometry.start, geometry.stop)
-    return Segmentation(case, volume, labels, volumes, found, unsure, box, quality, ran, clock.timings_s)
+    alignment = None if raw is None else raw.to_json()
+    return Segmentation(
+        case, volume, labels, measured, volumes, found, unsure, quality, ran, alignment, clock.timings_s
+    )
+
+
+def _on_the_scan(labels: npt.NDArray[np.uint8], raw: PreparedCase) -> Measured:
+    """Return an outline, and where the brain lies, on the raw scan that the others were laid on."""
+    from glialite_runtime.space.pipeline import back_to_original  # noqa: PLC0415 - raw scans alone
+
+    own, image = back_to_original(labels, raw)
+    brain = np.any([channel != 0 for channel in raw.volume.channels], axis=0)
+    orientation = Orientation.of(image.affine)
+    inside = np.argwhere(orientation.to_lps(back_to_original(brain.astype(np.uint8) * np.uint8(SNFH), raw)[0]))
+    (z, y, x), (z_end, y_end, x_end) = ((int(n) for n in corner) for corner in (inside.min(0), inside.max(0) + 1))
+    x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(orientation.lps_affine(image)[:3, :3], axis=0))
+    voxel_mm3 = float(abs(np.linalg.det(image.affine[:3, :3])))
+    frame = Frame((z_mm, y_mm, x_mm), voxel_mm3, ((z, y, x), (z_end, y_end, x_end)))
+    return Measured(orientation.to_lps(own), frame, orientation, image)
 
 
 def _fingerprint(case: Case, bundle: Bundle, options: ReportOptions) -> dict[str, Any]:
@@ -225,12 +276,12 @@ def write(segmentation: Segmentation, bundle: Bundle, out: Path, options: Report
     document = document_of(segmentation, bundle, options)
     document |= {"software": fingerprint["software"], "inputs": fingerprint["inputs"]}
     if options.prior is not None:
-        document["comparison"] = compare(document, segmentation.labels, options.prior)
+        document["comparison"] = compare(document, segmentation.measured.labels, options.prior)
     page = render(document, segmentation.volume, segmentation.labels, options.language)
     clock.lap("report")
     remove(outputs.manifest)  # from here until the new one is written the outputs do not count as finished
-    volume = segmentation.volume
-    write_label_map(outputs.labels, volume.orientation.from_lps(segmentation.labels), volume.reference)
+    measured = segmentation.measured
+    write_label_map(outputs.labels, measured.orientation.from_lps(measured.labels), measured.reference)
     clock.lap("write labels")
     document["timings_s"] = segmentation.timings_s | clock.timings_s
     write_bytes(outputs.slicer_colours, slicer_colours().encode())
@@ -258,11 +309,11 @@ def _write_dicom(
     from glialite_runtime.dicom.outputs import Picture, write_dicom  # noqa: PLC0415
     from glialite_runtime.dicom.study import source_of  # noqa: PLC0415
 
-    volume, labels = segmentation.volume, segmentation.labels
-    own, affine = volume.orientation.from_lps(labels), volume.reference.affine
+    measured = segmentation.measured
+    own, affine = measured.orientation.from_lps(measured.labels), measured.reference.affine
     try:
         series = source_of(study, own.shape, affine)
-        pictures = [Picture(*picture) for picture in drawn(volume, labels, words_in("en"))]
+        pictures = [Picture(*picture) for picture in drawn(segmentation.volume, segmentation.labels, words_in("en"))]
         stem = outputs.labels.with_name(segmentation.case.name)
         return write_dicom(stem, source_datasets(series), to_frames(own, affine, series), document, pictures)
     except InputError as error:  # a kind of series that cannot be referred to: the other results stand

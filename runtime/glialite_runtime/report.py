@@ -43,30 +43,38 @@ class ReportOptions:
         Whose scan it is, as the input says: the fields of `identity.IDENTITY_FIELDS`, `age_years`; empty when unknown.
     prior : Path or None
         ``<case>-report.json`` of an earlier study of the same patient.
+    raw : bool
+        The scans are as the scanner made them: they are aligned and the brain is found first.
+    brain_mask : Path or None
+        With `raw`: a mask of the brain on the T1c scan, in place of the one that the atlas gives.
     """
 
     language: str = "en"
     identity: Mapping[str, Any] = field(default_factory=dict)
     prior: Path | None = None
+    raw: bool = False
+    brain_mask: Path | None = None
 
     def __post_init__(self) -> None:
         words_in(self.language)
 
     @property
-    def fingerprint(self) -> dict[str, str | None]:
+    def fingerprint(self) -> dict[str, str | bool | None]:
         """What of the options decides the files written, without a patient's name."""
         return {
             "language": self.language,
             "identity": sha256_bytes(json.dumps(dict(self.identity), sort_keys=True).encode()),
             "prior": sha256_file(self.prior) if self.prior is not None and self.prior.is_file() else None,
+            "raw": self.raw,
+            "brain_mask": sha256_file(self.brain_mask) if self.brain_mask and self.brain_mask.is_file() else None,
         }
 
 
 def document_of(segmentation: Segmentation, bundle: Bundle, options: ReportOptions) -> dict[str, Any]:
     """Return the report of a segmented case, without what is known only when it is written (input hashes, times)."""
     volume, manifest = segmentation.volume, bundle.manifest
-    frame = Frame(volume.spacing_mm, volume.voxel_mm3, segmentation.brain_box)
-    found = describe(segmentation.labels, frame, segmentation.volumes_ml, segmentation.lesions)
+    measured, frame = segmentation.measured, segmentation.measured.frame
+    found = describe(measured.labels, frame, segmentation.volumes_ml, segmentation.lesions)
     return {
         "case": segmentation.case.name,
         "identity": dict(options.identity),
@@ -90,8 +98,9 @@ def document_of(segmentation: Segmentation, bundle: Bundle, options: ReportOptio
             **asdict(segmentation.network),
             "decision": {k: v for k, v in asdict(manifest.decision).items() if k != "logit_thresholds"},
         },
-        "voxel_mm3": volume.voxel_mm3,
-        "brain_box_zyx": [list(corner) for corner in segmentation.brain_box],
+        "alignment": segmentation.alignment,
+        "voxel_mm3": frame.voxel_mm3,
+        "brain_box_zyx": [list(corner) for corner in frame.brain_box],
     }
 
 

@@ -124,13 +124,13 @@ def load_volume(case: Case) -> Volume:
         if channel.shape != channels[0].shape:
             raise GeometryError(
                 f"{image.path} has the shape {image.data.shape}, {reference.path.name} has {reference.data.shape}; "
-                "all sequences must be registered to one grid"
+                "all sequences must be registered to one grid (--raw does it)"
             )
         shift = _largest_shift_mm(affine, orientation.lps_affine(image), channel.shape)
         if shift > _MAX_SHIFT_MM:
             raise GeometryError(
                 f"{image.path} lies up to {shift:.1f} mm away from {reference.path.name} (affines differ); "
-                "all sequences must be registered to one grid"
+                "all sequences must be registered to one grid (--raw does it)"
             )
     x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
     return Volume(names, channels, (z_mm, y_mm, x_mm), orientations[0], reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glialite_runtime.bundle import Bundle, default_bundle, read_bundle
 from glialite_runtime.cases import Case
@@ -13,6 +13,9 @@ from glialite_runtime.engine import Engine, open_engine
 from glialite_runtime.predict import finished, outputs_of, segment, write
 from glialite_runtime.report import ReportOptions
 from glialite_runtime.sequences import REGIONS
+
+if TYPE_CHECKING:
+    from glialite_runtime.space.pipeline import PreparedCase
 
 __all__ = ["Model", "Result", "open_model", "segment_case"]
 
@@ -70,7 +73,7 @@ def segment_case(case: Case, model: Model, out: Path, options: ReportOptions | N
         options = replace(options, identity=facts_of(case.study))
     again = finished(case, model.bundle, out, options)
     if not again:
-        write(segment(case, model.bundle, model.engine), model.bundle, out, options)
+        write(segment(case, model.bundle, model.engine, _aligned(case, options)), model.bundle, out, options)
     outputs = outputs_of(case, out)
     report = json.loads(outputs.report.read_bytes())
     volumes = ", ".join(
@@ -83,3 +86,13 @@ def segment_case(case: Case, model: Model, out: Path, options: ReportOptions | N
         lines.append(f"  no DICOM results: {refused}")
     where = {"labels": str(outputs.labels), "page": str(outputs.page)}
     return Result({**report, "outputs": where}, "\n".join(lines))
+
+
+def _aligned(case: Case, options: ReportOptions) -> PreparedCase | None:
+    """Return raw scans in the model's space; None for scans that lie there already."""
+    if not options.raw:
+        return None
+    from glialite_runtime.space.atlas import shipped_atlas  # noqa: PLC0415 - raw scans alone
+    from glialite_runtime.space.pipeline import to_brats_space  # noqa: PLC0415
+
+    return to_brats_space(case, shipped_atlas(), options.brain_mask)

@@ -25,7 +25,7 @@ from glialite_runtime.space.registration import (
 from glialite_runtime.space.transform import Scan, inverse, resample, shrink, smooth
 from glialite_runtime.volume import Orientation
 
-__all__ = ["Atlas", "AtlasFit", "fit_atlas", "read_atlas"]
+__all__ = ["Atlas", "AtlasFit", "fit_atlas", "read_atlas", "shipped_atlas"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -98,6 +98,11 @@ class AtlasFit:
     affine: Matrix
     stretch: tuple[float, float, float]
     result: Result
+
+
+def shipped_atlas() -> Atlas:
+    """Return the atlas that comes with GliaLite: the MNI152 T1 in BraTS space (its notice lies beside the file)."""
+    return read_atlas(Path(__file__).with_name("atlas-t1-2mm.nii.gz"))
 
 
 def read_atlas(path: Path) -> Atlas:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from glialite_runtime import nifti
 from glialite_runtime.cases import Case
 from glialite_runtime.errors import GeometryError, InputError
+from glialite_runtime.notes import Note, note
 from glialite_runtime.sequences import REGION_LABELS, REGIONS
 from glialite_runtime.space.atlas import Atlas, AtlasFit, fit_atlas, grow
 from glialite_runtime.space.session import fit_sequence
@@ -53,8 +54,8 @@ class PreparedCase:
         "atlas" (approximate), "given" or "already skull-stripped".
     similarity : mapping of str to float
         NMI of each sequence with the reference, and of the reference with the atlas under the key "atlas".
-    notes : tuple of str
-        Sentences for the report; the first says that the result is approximate.
+    notes : tuple of Note
+        For the report; the first says that the result is approximate.
     """
 
     volume: Volume
@@ -63,7 +64,16 @@ class PreparedCase:
     reference: str
     mask_source: str
     similarity: Mapping[str, float]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how the scans were brought here, ready for JSON."""
+        return {
+            "reference": self.reference,
+            "brain_mask": self.mask_source,
+            "similarity": dict(self.similarity),
+            "to_scan_mm": {sequence: matrix.round(6).tolist() for sequence, matrix in self.to_scan.items()},
+        }
 
 
 def to_brats_space(case: Case, atlas: Atlas, mask: Path | None = None) -> PreparedCase:
@@ -99,7 +109,7 @@ def to_brats_space(case: Case, atlas: Atlas, mask: Path | None = None) -> Prepar
         found = fit_sequence(scans[reference], scans[sequence], fit.rigid, inside, images[sequence].path)
         to_scan[sequence] = found.to_scan @ fit.rigid
         similarity[sequence] = round(found.nmi, 4)
-    notes = [_APPROXIMATE[source]]
+    notes = [note(_APPROXIMATE[source])]
     channels = []
     for sequence, image in images.items():
         values, covered = resample(_sharp(scans.pop(sequence)), to_scan[sequence], inside, BRATS_AFFINE)
@@ -114,12 +124,9 @@ def to_brats_space(case: Case, atlas: Atlas, mask: Path | None = None) -> Prepar
 
 
 _APPROXIMATE: Final = {
-    "atlas": "Raw scans were aligned and the brain was outlined automatically: the result is approximate, "
-    "look at the outlines on the original images.",
-    "given": "Raw scans were aligned automatically, with the brain mask that was given: the result is approximate, "
-    "look at the outlines on the original images.",
-    "already skull-stripped": "Skull-stripped scans were aligned automatically: the result is approximate, "
-    "look at the outlines on the original images.",
+    "atlas": "space.atlas",
+    "given": "space.given",
+    "already skull-stripped": "space.stripped",
 }
 
 
@@ -178,14 +185,14 @@ def _ring(mask: Mask) -> Mask:
     return far & ~near
 
 
-def _coverage(sequence: str, share: float, path: Path) -> list[str]:
+def _coverage(sequence: str, share: float, path: Path) -> list[Note]:
     if share < _MIN_COVERED:
         raise GeometryError(
             f"{path} shows only {share:.0%} of the brain, at least {_MIN_COVERED:.0%} is needed; "
             f"leave {sequence} out or scan again"
         )
     if share < _WARN_COVERED:
-        return [f"{sequence} shows only {share:.0%} of the brain: what it misses cannot be outlined well."]
+        return [note("space.coverage", sequence=sequence, percent=round(100 * share))]
     return []
 
 

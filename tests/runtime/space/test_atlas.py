@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from glialite_runtime.errors import GeometryError, InputError, IntensityError
-from glialite_runtime.space.atlas import grow, read_atlas
+from glialite_runtime.space import atlas as atlas_module
+from glialite_runtime.space.atlas import grow, read_atlas, shipped_atlas
 from glialite_runtime.space.transform import brats_affine
 
 from tests.conftest import save
@@ -17,6 +18,14 @@ from tests.runtime.space.conftest import ToySession
 def test_the_atlas_is_read_with_its_middle(toy_session: ToySession) -> None:
     """The brain's centre comes out in RAS+ mm."""
     np.testing.assert_allclose(read_atlas(toy_session.atlas).middle, [-119.5, 117, 74], atol=1)
+
+
+def test_the_shipped_atlas_is_one(toy_session: ToySession) -> None:
+    """It passes its own checks, lies where BraTS has the brain, and its notice lies beside it."""
+    atlas = shipped_atlas()
+    np.testing.assert_allclose(atlas.middle, [-119.5, 117, 74], atol=8)
+    notices = list(Path(atlas_module.__file__).parent.glob("atlas-*LICENCE.txt"))
+    assert "McConnell Brain Imaging Centre" in notices[0].read_text()
 
 
 def test_an_atlas_elsewhere_is_refused(tmp_path: Path) -> None:

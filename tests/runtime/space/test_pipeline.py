@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from glialite_runtime import nifti
+from glialite_runtime.bundle import read_bundle
 from glialite_runtime.cases import Case, find_case
+from glialite_runtime.engine import open_engine
 from glialite_runtime.errors import GeometryError, InputError, IntensityError
+from glialite_runtime.predict import segment, write
 from glialite_runtime.space.atlas import Atlas, read_atlas
 from glialite_runtime.space.pipeline import PreparedCase, back_to_original, to_brats_space
 from glialite_runtime.space.session import fit_sequence
 from glialite_runtime.space.transform import BRATS_AFFINE, BRATS_SHAPE, Scan
+from glialite_runtime.verify import verify_report
 
 from tests.conftest import save
 from tests.runtime.space.conftest import MIDDLE, ToySession, mean_error_mm, pose, write_scan, write_session
@@ -68,7 +73,8 @@ def test_the_volume_is_a_brats_case(prepared: PreparedCase) -> None:
 def test_the_result_says_that_it_is_approximate(prepared: PreparedCase) -> None:
     """Mask source and similarity are there for the report, and the first sentence warns."""
     assert prepared.mask_source == "atlas"
-    assert "approximate" in prepared.notes[0]
+    assert prepared.notes[0].key == "space.atlas"
+    assert "approximate" in prepared.notes[0].text
     assert set(prepared.similarity) == {"atlas", "t1n", "t2w", "t2f"}
 
 
@@ -153,3 +159,23 @@ def test_skull_stripped_scans_keep_their_own_mask(tmp_path: Path, atlas: Atlas) 
     prepared = to_brats_space(find_case(toy.folder), atlas)
     assert prepared.mask_source == "already skull-stripped"
     assert mean_error_mm(prepared.to_scan["t1c"], toy.to_scan["t1c"]) < 3
+
+
+def test_a_raw_session_is_measured_on_its_own_scan(
+    prepared: PreparedCase, toy_session: ToySession, make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Label map and millilitres are those of the T1c scan; the report says approximate, and verify agrees with it."""
+    case, bundle = find_case(toy_session.folder), read_bundle(make_bundle())
+    found = segment(case, bundle, open_engine(bundle), prepared)
+    outputs = write(found, bundle, tmp_path)
+    scan, mask = nib.load(case.paths["t1c"]), nib.load(outputs.labels)
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
+    there = np.count_nonzero(found.labels) / 1000
+    assert found.volumes_ml["WT"] == pytest.approx(there, rel=0.1)
+    assert found.volumes_ml["WT"] == pytest.approx(
+        np.count_nonzero(np.asanyarray(mask.dataobj)) * abs(np.linalg.det(scan.affine[:3, :3])) / 1000, rel=1e-3
+    )
+    assert found.quality.verdict == "check"
+    assert found.quality.findings[-1].key == "space.atlas"
+    assert verify_report(outputs.report)["case"] == case.name
