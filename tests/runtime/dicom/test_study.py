@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from glialite_runtime.bundle import read_bundle
 from glialite_runtime.cases import is_dicom_folder
+from glialite_runtime.clinic.arrivals import find_arrivals, open_arrival
 from glialite_runtime.dicom.frames import to_frames
 from glialite_runtime.dicom.study import (
     Study,
@@ -196,6 +197,28 @@ def test_results_go_back_to_the_study(tmp_path: Path, make_bundle: Callable[...,
     assert pydicom.dcmread(out / "P17" / "P17-seg.dcm").PatientID == first.report["identity"]["patient_id"] == "P-0017"
     assert "P-0017" in (out / "P17" / "P17-report.html").read_text()
     assert verify_report(out / "P17" / "P17-report.json")["case"] == "P17"
+
+
+def test_a_study_is_an_arrival_that_is_converted_where_there_is_room(study_folder: Path, tmp_path: Path) -> None:
+    """What `batch`, `watch` and `serve` find in a folder; the case remembers its study, whose files stay alone."""
+    pytest.importorskip("dcm2niix", reason="dcm2niix is not installed (extra: dicom)")
+    before = sorted(study_folder.iterdir())
+    (arrival,) = (one for one in find_arrivals(study_folder.parent) if one.path == study_folder)
+    assert arrival.needs_room
+    case = open_arrival(arrival, tmp_path / "room")
+    assert case.name == "study"
+    assert case.study is not None
+    assert set(case.paths) == set(SEQUENCES)
+    assert all(path.is_relative_to(tmp_path / "room") for path in case.paths.values())
+    assert sorted(study_folder.iterdir()) == before
+
+
+def test_a_study_in_doubt_is_no_work_for_an_unattended_program(tmp_path: Path) -> None:
+    """It must be confirmed by a person; the sentence says how."""
+    folder = write_study(tmp_path / "in" / "P17", replace(T2W, description="T1 SE"))
+    (arrival,) = find_arrivals(folder.parent)
+    with pytest.raises(InputError, match="confirmed: run glialite segment"):
+        open_arrival(arrival, tmp_path / "room")
 
 
 def test_a_label_map_of_no_series(study_folder: Path) -> None:
