@@ -57,7 +57,7 @@ proof-cpu: $(STAMP)
 	$(BIN)/python bench/proof_cpu.py --out docs/cpu-proof.md $(if $(BUNDLE),--bundle $(BUNDLE))
 
 # What the clinic program withstands: figures go into docs/reliability.md. Each goes on where it was stopped.
-CASES ?= bench/work/w5/probe
+CASES ?= demo/unseen
 RELIABLE = $(BIN)/python -m bench.reliability
 WITH = --seconds 1e9 --cases $(CASES) $(if $(BUNDLE),--bundle $(BUNDLE))
 

@@ -55,8 +55,8 @@ def arguments(description: str, count: int, seconds: float = 140) -> argparse.Ar
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--count", type=int, default=count, help="Trials in all, those of earlier slices included.")
     parser.add_argument("--seconds", type=float, default=seconds, help="Stop after so long; run again to go on.")
-    parser.add_argument("--bundle", type=Path, default=Path("bench/work/bundle"))
-    parser.add_argument("--cases", type=Path, default=Path("bench/work/w5/probe"), help="Phantoms of 2 mm.")
+    parser.add_argument("--bundle", type=Path, default=Path("demo/bundle"))
+    parser.add_argument("--cases", type=Path, default=Path("demo/unseen"), help="Phantoms of 2 mm.")
     return parser
 
 
