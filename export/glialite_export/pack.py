@@ -142,6 +142,12 @@ def manifest_of(packing: Packing) -> Manifest:
     )
 
 
+def _needed(packing: Packing) -> str:
+    """Say which sequences a scan must have."""
+    smaller = len({frozenset(kept) for kept in packing.accepted_sequences}) - 1
+    return f"some may be missing ({smaller} smaller sets were learnt)" if smaller > 0 else "all four are needed"
+
+
 def _trained_on(packing: Packing) -> str:
     count, sites = packing.training_cases, sorted(packing.sites)
     if sites == [PHANTOM_SITE]:
@@ -167,7 +173,7 @@ def model_card(packing: Packing) -> str:
             f"{_INTENDED_USE} {_trained_on(packing)}",
             "",
             f"- Input: {', '.join(SEQUENCES)}, skull-stripped and in one space, z-scored inside the brain, voxels of "
-            f"{' × '.join(f'{mm:g}' for mm in packing.spacing_mm)} mm (z, y, x); all four are needed.",
+            f"{' × '.join(f'{mm:g}' for mm in packing.spacing_mm)} mm (z, y, x); {_needed(packing)}.",
             f"- Output: one logit a voxel for each of {', '.join(REGIONS)}; thresholds "
             f"{', '.join(f'{t:g}' for t in decision.thresholds)}, smallest components "
             f"{', '.join(f'{m:g}' for m in decision.minimum_mm3)} mm³.",
