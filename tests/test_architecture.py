@@ -93,5 +93,12 @@ def test_the_wheel_holds_the_four_packages_and_no_tests(tmp_path: Path) -> None:
     held = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in held}
     compiled = [name for name in held if name.startswith("glialite_runtime/_int8") and not name.endswith(".pyi")]
+    for name in (
+        "clinic/page.html",
+        "default_bundle/cpu-int8.onnx",
+        "default_bundle/bundle.json.sha256",
+        "space/atlas-t1-2mm.nii.gz",
+    ):
+        assert f"glialite_runtime/{name}" in held
     assert bool(compiled) == bool(kernel_kinds()), "the compiled kernels travel with the wheel"
     assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
