@@ -4,7 +4,7 @@
 
 The workspace holds finished teachers of every fold; UNSEEN is a folder of labelled cases that nobody trained on, of
 another world if it is to say anything. Within a seed all arms get the same batches, initial weights and iterations.
-Whatever is finished is not done again. The results go to bench/results/ablation.json and docs/distillation.md.
+Whatever is finished is not done again. The results go to bench/results/ablation.json and docs/ablation.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from glialite_runtime.command import bar, log_to_stderr
 from glialite_runtime.files import write_bytes, write_json
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 
-RESULT, PAGE_FILE = Path("bench/results/ablation.json"), Path("docs/distillation.md")
+RESULT, PAGE_FILE = Path("bench/results/ablation.json"), Path("docs/ablation.md")
 REFERENCE = "truth and soft labels"
 
 
@@ -75,7 +75,7 @@ UNLABELLED = {
     "… with pseudo-labels and Mean Teacher": Arm(threshold=0.8),
 }
 
-PAGE = """# Distillation: what bought the student's accuracy
+PAGE = """# Ablation: what bought the student's accuracy
 
 ```
 python bench/ablation.py --workspace W --cases UNSEEN
