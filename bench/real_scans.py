@@ -28,13 +28,12 @@ from glialite_runtime.decode import decode
 from glialite_runtime.metrics import dice_per_region
 from glialite_runtime.picture import PLANES, largest_slices
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
-from glialite_runtime.sequences import REGIONS, SEQUENCES, to_brats2023
+from glialite_runtime.sequences import REGION_LABELS, REGIONS, SEQUENCES, to_brats2023
 from glialite_runtime.volume import Volume, load_volume
 from matplotlib import pyplot
 
 HUMAN = {"brats_2013_pat0001_1": "2013-1", "brats_2013_pat0002_1": "2013-2", "brats_2013_pat0006_1": "2013-6"}
 OTHERS = {"BraTS-GLI-00001-000": "brats2023", "TCGA-DU-7294": "brats2021", "BraTS-MET-00110-000": None}
-VALUES = ((1, 2, 3), (1, 3), (3,))
 COLOURS = {"WT": "#40e060", "TC": "#ffb020", "ET": "#ff4060"}
 
 Labels = npt.NDArray[np.uint8]
@@ -91,7 +90,7 @@ def draw(path: Path, volume: Volume, found: Labels, truth: Labels | None) -> Non
                 if labels is None:
                     continue
                 cut = np.take(labels, at, plane.axis)
-                for region, wanted in zip(REGIONS, VALUES, strict=True):
+                for region, wanted in REGION_LABELS.items():
                     mask = np.isin(cut, wanted)
                     if mask.any():
                         axis.contour(mask, [0.5], colors=COLOURS[region], linestyles=style, linewidths=1)
@@ -121,8 +120,10 @@ def main() -> None:
             volume = load_volume(case)
             found = segment(source, volume)
             dice = [math.nan] * 3 if truth is None else dice_per_region(found, truth)
-            given_ml = ("-" if truth is None else f"{np.isin(truth, v).sum() / 1000:.1f}" for v in VALUES)
-            found_ml = (f"{np.isin(found, v).sum() / 1000:.1f}" for v in VALUES)
+            given_ml = (
+                "-" if truth is None else f"{np.isin(truth, v).sum() / 1000:.1f}" for v in REGION_LABELS.values()
+            )
+            found_ml = (f"{np.isin(found, v).sum() / 1000:.1f}" for v in REGION_LABELS.values())
             volumes = "  ".join(f"{a} ({b})" for a, b in zip(found_ml, given_ml, strict=True))
             print(f"{case.name:24}" + "".join(f"{d:7.3f}" for d in dice) + f"   {volumes}")
             rows[case.name] = dict(zip(REGIONS, (None if math.isnan(d) else round(d, 4) for d in dice), strict=True))

@@ -17,9 +17,19 @@ from glialite_runtime.sequences import ALIASES, SEQUENCES
 if TYPE_CHECKING:
     from glialite_runtime.dicom.study import Study
 
-__all__ = ["Case", "case_from_files", "find_case", "find_cases", "is_dicom", "is_dicom_folder", "sequence_of"]
+__all__ = [
+    "NIFTI_NAME",
+    "Case",
+    "case_from_files",
+    "find_case",
+    "find_cases",
+    "is_dicom",
+    "is_dicom_folder",
+    "sequence_of",
+]
 
 _CONTRAST_WORDS = frozenset({"ce", "contrast", "gad", "gadolinium", "gd", "post"})
+NIFTI_NAME: Final = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _LOOKED_AT: Final = 200  # files of a folder, to tell whether it is a DICOM study
 _NNUNET_CHANNEL = re.compile(r"^000[0-3]$")
 
@@ -47,7 +57,7 @@ class Case:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return NIFTI_NAME.sub("", path.name)
 
 
 def _words(path: Path) -> list[str]:
@@ -81,7 +91,7 @@ def find_case(folder: Path, channel_order: Sequence[str] | None = None) -> Case:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give a case folder with one NIfTI file a sequence")
-    files = sorted(p for p in folder.iterdir() if re.search(r"\.nii(\.gz)?$", p.name, re.IGNORECASE) and p.is_file())
+    files = sorted(p for p in folder.iterdir() if NIFTI_NAME.search(p.name) and p.is_file())
     if not files:
         raise InputError(f"{folder} holds no .nii or .nii.gz file")
     paths: dict[str, Path] = {}
@@ -148,6 +158,6 @@ def is_dicom(path: Path) -> bool:
 
 def is_dicom_folder(folder: Path) -> bool:
     """Return whether a folder holds a DICOM file and no NIfTI file, by the first bytes of its first 200 files."""
-    if not folder.is_dir() or any(re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) for path in folder.glob("*")):
+    if not folder.is_dir() or any(NIFTI_NAME.search(path.name) for path in folder.glob("*")):
         return False
     return any(path.is_file() and is_dicom(path) for path in islice(folder.rglob("*"), _LOOKED_AT))

@@ -170,7 +170,10 @@ def batch(
 )
 def watch(
     inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder in which cases arrive; it is only read.")],
-    outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal.")],
+    outbox: Annotated[
+        Path,
+        typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal.", callback=check_folder),
+    ],
     bundle: _Bundle = None,
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
@@ -188,7 +191,6 @@ def watch(
     from glialite_runtime.workflow import open_model, segment_case
 
     model = open_model(bundle, threads, low_memory=low_memory)
-    check_folder(outbox)
 
     def tell(event: str, case: str, sentence: str) -> None:
         text = sentence if event != "failed" else f"{case}: not segmented: {sentence}"

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from glialite_runtime.diameters import largest_diameters
 from glialite_runtime.measure import Lesion, lesions, tumour_box, volumes_ml
 from glialite_runtime.metrics import region_masks
+from glialite_runtime.nifti import Image
 from glialite_runtime.sequences import REGIONS
+from glialite_runtime.volume import Orientation
 
 __all__ = ["Frame", "describe", "findings_of"]
 
@@ -38,6 +40,11 @@ class Frame:
     spacing_mm: tuple[float, float, float]
     voxel_mm3: float
     brain_box: tuple[tuple[int, int, int], tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, image: Image, brain_box: tuple[tuple[int, int, int], tuple[int, int, int]]) -> Frame:
+        """Return the frame of an image that is turned to LPS."""
+        return cls(Orientation.of(image.affine).spacing_mm(image), image.voxel_mm3, brain_box)
 
     @property
     def midline_x(self) -> float:

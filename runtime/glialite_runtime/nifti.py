@@ -50,6 +50,11 @@ class Image:
     header: Any
     path: Path
 
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:

@@ -226,9 +226,7 @@ def _on_the_scan(labels: npt.NDArray[np.uint8], raw: PreparedCase) -> Measured:
     orientation = Orientation.of(image.affine)
     inside = np.argwhere(orientation.to_lps(back_to_original(brain.astype(np.uint8) * np.uint8(SNFH), raw)[0]))
     (z, y, x), (z_end, y_end, x_end) = ((int(n) for n in corner) for corner in (inside.min(0), inside.max(0) + 1))
-    x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(orientation.lps_affine(image)[:3, :3], axis=0))
-    voxel_mm3 = float(abs(np.linalg.det(image.affine[:3, :3])))
-    frame = Frame((z_mm, y_mm, x_mm), voxel_mm3, ((z, y, x), (z_end, y_end, x_end)))
+    frame = Frame.of(image, ((z, y, x), (z_end, y_end, x_end)))
     return Measured(orientation.to_lps(own), frame, orientation, image)
 
 

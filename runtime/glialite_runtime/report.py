@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from glialite_runtime.bundle import Bundle
 from glialite_runtime.errors import InputError
 from glialite_runtime.files import sha256_bytes, sha256_file
@@ -20,7 +18,6 @@ from glialite_runtime.findings import Frame, describe
 from glialite_runtime.nifti import Image
 from glialite_runtime.page.words import words_in
 from glialite_runtime.sequences import REGIONS, SEQUENCES
-from glialite_runtime.volume import Orientation
 
 if TYPE_CHECKING:
     from glialite_runtime.predict import Segmentation
@@ -106,11 +103,8 @@ def document_of(segmentation: Segmentation, bundle: Bundle, options: ReportOptio
 
 def frame_of(document: Mapping[str, Any], mask: Image) -> Frame:
     """Return the frame of a report that was written: voxels as its mask has them, the brain's box as it says."""
-    affine = Orientation.of(mask.affine).lps_affine(mask)
-    x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
     (z, y, x), (z_end, y_end, x_end) = ((int(n) for n in corner) for corner in document["brain_box_zyx"])
-    voxel_mm3 = float(abs(np.linalg.det(mask.affine[:3, :3])))
-    return Frame((z_mm, y_mm, x_mm), voxel_mm3, ((z, y, x), (z_end, y_end, x_end)))
+    return Frame.of(mask, ((z, y, x), (z_end, y_end, x_end)))
 
 
 def read_json(path: Path) -> dict[str, Any]:

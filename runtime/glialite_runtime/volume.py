@@ -66,6 +66,11 @@ class Orientation:
             to_stored[stored, 3] = image.data.shape[stored] - 1 if flip else 0
         return np.asarray(image.affine @ to_stored, np.float64)
 
+    def spacing_mm(self, image: nifti.Image) -> tuple[float, float, float]:
+        """Return the voxel size along z, y, x of the image in LPS."""
+        x, y, z = (float(v) for v in np.linalg.norm(self.lps_affine(image)[:3, :3], axis=0))
+        return z, y, x
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -94,7 +99,7 @@ class Volume:
     @property
     def voxel_mm3(self) -> float:
         """Volume of a voxel in mm³."""
-        return float(abs(np.linalg.det(self.reference.affine[:3, :3])))
+        return self.reference.voxel_mm3
 
 
 def load_volume(case: Case) -> Volume:
@@ -132,8 +137,7 @@ def load_volume(case: Case) -> Volume:
                 f"{image.path} lies up to {shift:.1f} mm away from {reference.path.name} (affines differ); "
                 "all sequences must be registered to one grid (--raw does it)"
             )
-    x_mm, y_mm, z_mm = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    return Volume(names, channels, (z_mm, y_mm, x_mm), orientations[0], reference)
+    return Volume(names, channels, orientations[0].spacing_mm(reference), orientations[0], reference)
 
 
 def _largest_shift_mm(

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from glialite_runtime.cases import Case, case_from_files, find_case, is_dicom, sequence_of
+from glialite_runtime.cases import NIFTI_NAME, Case, case_from_files, find_case, is_dicom, sequence_of
 from glialite_runtime.clinic.archive import MAX_FILES, unpack
 from glialite_runtime.errors import BackendUnavailableError, InputError, MissingSequenceError, OutputError
 from glialite_runtime.sequences import ALIASES, SEQUENCES
 
 __all__ = ["Arrival", "case_in", "find_arrivals", "mark_of", "open_arrival", "prefix_of", "readable"]
 
-_NIFTI: Final = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _UNFINISHED: Final = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
 _NOT_OURS: Final = ("thumbs.db", "desktop.ini")
 _LOOKED_AT: Final = 20  # files of a folder, to tell whether it is a DICOM study
@@ -55,12 +54,12 @@ class Arrival:
     @property
     def holds_images(self) -> bool:
         """Whether there is a NIfTI image, a zip or a DICOM file in it."""
-        return any(_NIFTI.search(path.name) for path in self.files) or self.needs_room
+        return any(NIFTI_NAME.search(path.name) for path in self.files) or self.needs_room
 
     @property
     def needs_room(self) -> bool:
         """Whether it is unpacked or converted before it can be worked on."""
-        images = any(_NIFTI.search(path.name) for path in self.files)
+        images = any(NIFTI_NAME.search(path.name) for path in self.files)
         return self.kind == "zip" or (not images and any(is_dicom(path) for path in self.files[:_LOOKED_AT]))
 
 
@@ -86,7 +85,7 @@ def find_arrivals(inbox: Path, channel_order: Sequence[str] | None = None) -> li
                         found.append(_arrival(item.name, "folder", path, files, channel_order))
                 elif path.suffix.lower() == ".zip":
                     found.append(_arrival(path.stem, "zip", path, (path,), channel_order))
-                elif _NIFTI.search(item.name):
+                elif NIFTI_NAME.search(item.name):
                     loose.append(path)
     except OSError as error:
         raise InputError(f"{inbox} cannot be read: {error.strerror or error}; check the drive") from error
@@ -116,7 +115,7 @@ def _arrival(
     elif len(files) > MAX_FILES:
         problem = f"{name} holds more than {MAX_FILES:,} files; give one case alone"
     unfinished = any(file.suffix.lower() in _UNFINISHED for file in files)
-    sequences = {sequence_of(file, channel_order) for file in files if _NIFTI.search(file.name)}
+    sequences = {sequence_of(file, channel_order) for file in files if NIFTI_NAME.search(file.name)}
     return Arrival(name, kind, path, files, (kind == "zip" or set(SEQUENCES) <= sequences) and not unfinished, problem)
 
 
@@ -125,7 +124,7 @@ def prefix_of(path: Path, channel_order: Sequence[str] | None = None) -> str:
 
     Empty when it says nothing but the sequence; the whole name without its ending when it tells no sequence.
     """
-    stem = _NIFTI.sub("", path.name)
+    stem = NIFTI_NAME.sub("", path.name)
     words = list(re.finditer(r"[a-z0-9]+", stem.lower()))
     numbered = channel_order is not None and words and re.fullmatch(r"000[0-3]", words[-1].group())
     at = [word.start() for word in words if word.group() in ALIASES]
@@ -250,7 +249,7 @@ def case_in(folder: Path, scratch: Path, channel_order: Sequence[str] | None = N
         There is none, or a DICOM study whose series must be confirmed, or that cannot be converted here.
     """
     files = list(_files_below(folder))
-    images = [path for path in files if _NIFTI.search(path.name)]
+    images = [path for path in files if NIFTI_NAME.search(path.name)]
     if images:
         homes = sorted({path.parent for path in images})
         if folder in homes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,10 @@ from glialite_runtime.dicom.frames import frame_axes
 from glialite_runtime.dicom.recognition import Recognition, recognise
 from glialite_runtime.dicom.series import Series, scan_folder
 from glialite_runtime.errors import GeometryError, MissingSequenceError, OutputError
+from glialite_runtime.page.warnings import ADULT_YEARS
 from glialite_runtime.sequences import SEQUENCES
 
 __all__ = ["Study", "convert_study", "converted_study", "facts_of", "read_study", "source_of"]
-
-_ADULT_YEARS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def _notes(scanned: tuple[str, ...], chosen: Mapping[str, Recognition], series: 
     who = series[0].identity
     if not who.patient_id:
         notes.append("The study names no patient ID; check whose it is before the report is filed.")
-    if who.age_years is not None and who.age_years < _ADULT_YEARS:
+    if who.age_years is not None and who.age_years < ADULT_YEARS:
         notes.append(f"The patient is {who.age_years} years old; the model was made for adults.")
     if lacking := [sequence for sequence in SEQUENCES if sequence not in chosen]:
         notes.append(f"No series was found for {', '.join(lacking)}.")

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from glialite_runtime.page.words import Words
 
-__all__ = ["warnings_of"]
+__all__ = ["ADULT_YEARS", "warnings_of"]
 
-_ADULT_YEARS: Final = 18
+ADULT_YEARS: Final = 18
 
 
 def warnings_of(document: dict[str, Any], words: Words) -> list[str]:
@@ -22,7 +22,7 @@ def warnings_of(document: dict[str, Any], words: Words) -> list[str]:
     if bundle.get("golden_crop") == "differs":
         said.append(words.say("golden_differs", precision=bundle["precision"]))
     years = (document.get("identity") or {}).get("age_years")
-    if isinstance(years, int | float) and years < _ADULT_YEARS:
+    if isinstance(years, int | float) and years < ADULT_YEARS:
         said.append(words.say("child", years=words.number(years, 0)))
     if "correction" in document:
         said.append(f"{words.say('correction')}. {words.say('correction_note')}")
