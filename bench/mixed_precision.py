@@ -9,8 +9,10 @@ import time
 from contextlib import nullcontext
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from glialite_distill.device import mixed_precision
 from glialite_distill.mednext import build_mednext
+from glialite_distill.recipes import find_plan
 from glialite_distill.student import STUDENTS, Student
 from torch import nn
 
@@ -37,10 +39,20 @@ def seconds(network: nn.Module, *, mixed: bool) -> float:
     return min(taken[1:])
 
 
+def nnunet() -> nn.Module:
+    """Return nnU-Net's network as the plan `small` has it."""
+    plan = find_plan("small")
+    return PlainConvUNet(
+        4, len(plan.widths), list(plan.widths), nn.Conv3d, 3, list(plan.strides), 2, 3, [2] * (len(plan.widths) - 1),
+        conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Print a line a network."""
     torch.set_num_threads(1)
     networks = {name: lambda spec=spec: Student(spec) for name, spec in STUDENTS.items()}
+    networks["nnU-Net, plan small"] = nnunet
     networks["MedNeXt-B, 6 filters"] = lambda: build_mednext("mednext-b", 6, 3, (4, 3))
     for name, build in networks.items():
         full, mixed = (seconds(build(), mixed=mixed) for mixed in (False, True))

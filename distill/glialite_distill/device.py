@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
 def mixed_precision(device: torch.device, smallest_edge: int) -> AbstractContextManager[Any]:
     """Return the automatic mixed precision to train with: bfloat16 where the hardware multiplies it, else FP16 on CUDA.
 
-    A processor with AVX-512 BF16 or AMX trains 1.6 to 2.3 times as fast with it (`bench/mixed_precision.py`); one
+    A processor with AVX-512 BF16 or AMX trains 1.5 to 1.8 times as fast with it (`bench/mixed_precision.py`); one
     without computes in FP32, since emulating bfloat16 is slower.
 
     Parameters
