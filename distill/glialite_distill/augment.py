@@ -151,23 +151,20 @@ def move(
         Takes a place of the result to its place in the batch, both in voxels (z, y, x) from the middle. Outside the
         batch everything is 0.
     """
-    both, channels = torch.cat((batch.image, batch.soft, batch.doubt), 1), batch.image.shape[1]
-    if matrix is None:
-        start = [(have - want) // 2 for have, want in zip(batch.labels.shape[1:], shape, strict=True)]
-        z, y, x = (slice(a, a + want) for a, want in zip(start, shape, strict=True))
-        both, labels = both[..., z, y, x], batch.labels[..., z, y, x]
-    else:
-        grid = _grid(matrix, batch.labels.shape[1:], shape, batch.image)
-        grid = grid.expand(len(batch.image), *grid.shape[1:])
-        both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
-        nearest = F.grid_sample(batch.labels[:, None].float(), grid, mode="nearest", align_corners=False)
-        labels = nearest[:, 0].to(batch.labels.dtype)
+    start = [(have - want) // 2 for have, want in zip(batch.labels.shape[1:], shape, strict=True)]
+    z, y, x = (slice(a, a + want) for a, want in zip(start, shape, strict=True))
+    grid = None if matrix is None else _grid(matrix, batch.labels.shape[1:], shape, batch.image)
     axes = [axis - 3 for axis, flipped in enumerate(flips) if flipped]
-    if axes:
-        both, labels = both.flip(axes), labels.flip(axes)
-    soft = both[:, channels : channels + batch.soft.shape[1]]
-    doubt = both[:, channels + batch.soft.shape[1] :]
-    return replace(batch, image=both[:, :channels], labels=labels, soft=soft, doubt=doubt)
+
+    def moved(values: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+        if grid is None:
+            values = values[..., z, y, x]
+        else:
+            values = F.grid_sample(values, grid.expand(len(values), *grid.shape[1:]), mode=mode, align_corners=False)
+        return values.flip(axes) if axes else values
+
+    labels = moved(batch.labels[:, None].float(), "nearest")[:, 0].to(batch.labels.dtype)
+    return replace(batch, image=moved(batch.image), labels=labels, soft=moved(batch.soft), doubt=moved(batch.doubt))
 
 
 def _grid(

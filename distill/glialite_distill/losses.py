@@ -114,9 +114,11 @@ class SoftTarget:
             How much counts, see the module.
         """
         t = logits.new_tensor(self.temperature)[:, None, None, None]
-        target = torch.sigmoid(torch.logit(probabilities, self.clip) / t)
+        with torch.no_grad():
+            wanted = torch.logit(probabilities, self.clip) / t
+            target = torch.sigmoid(wanted)
+            entropy = F.binary_cross_entropy_with_logits(wanted, target, reduction="none")
         cross = F.binary_cross_entropy_with_logits(logits / t, target, reduction="none")
-        entropy = F.binary_cross_entropy(target, target, reduction="none")
         return weighted_mean(t * t * (cross - entropy), weight)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -119,7 +120,7 @@ class Batch:
 
     def targets(self) -> torch.Tensor:
         """Return the truth as float32 region masks (b, 3, z, y, x)."""
-        masks = [torch.isin(self.labels, self.labels.new_tensor(REGION_LABELS[region])) for region in REGIONS]
+        masks = [reduce(torch.logical_or, [self.labels == n for n in REGION_LABELS[region]]) for region in REGIONS]
         return torch.stack(masks, 1).float()
 
     def told(self) -> torch.Tensor:
