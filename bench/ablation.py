@@ -63,6 +63,7 @@ ARMS = {
     REFERENCE: Arm(int8=True, subsets=True),
     "… soft labels in-fold": Arm(in_fold=True),
     "… disputed voxels count less": Arm({"doubt": 1.0}),
+    "… BatchNorm of the batch to the end": Arm({"fixed_norm": 0.0}),
     "… with sequences dropped": Arm({"augmentation": Augmentation(dropout=0.25)}, subsets=True),
     "… with assistant M": Arm(assistant=True),
     "… with assistant M and its features": Arm({"feature_weight": 0.5}, assistant=True),

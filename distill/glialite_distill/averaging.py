@@ -7,7 +7,16 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-__all__ = ["refresh_batch_norm", "update_average"]
+__all__ = ["refresh_batch_norm", "to_training", "update_average"]
+
+
+def to_training(network: nn.Module, *, fixed: bool) -> nn.Module:
+    """Put a network into training mode and return it; with `fixed` its BatchNorm layers stay in evaluation mode."""
+    network.train()
+    for layer in network.modules():
+        if fixed and isinstance(layer, nn.BatchNorm3d):
+            layer.eval()
+    return network
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float, iteration: int) -> None:

@@ -39,7 +39,7 @@ from glialite_distill.train_step import UNLABELLED_STREAM, StepInput, seen_patch
 __all__ = ["Progress", "RunSettings", "cache_folder", "remaining_iterations", "train"]
 
 _STATISTICS_BATCHES: Final = 12
-"""Batches that BatchNorm statistics of the averaged weights are taken over."""
+"""Batches that BatchNorm statistics are taken over."""
 
 _NO_GUIDANCE: Final = Guidance()
 
@@ -256,6 +256,8 @@ def _iterate(state: TrainState, job: _Job) -> None:
     first, began = state.iteration, time.monotonic()
     saved = began
     for given in _prefetched(job, first, options.iterations):
+        if state.iteration == options.fixed_from and state.rounded is None:
+            _fix_statistics(state, job)
         loss = train_step(state, given, options)
         validated = None
         if state.iteration in marks:
@@ -297,15 +299,29 @@ def _image(case: CachedCase) -> npt.NDArray[np.float32]:
     return np.asarray(case.image, np.float32)
 
 
-def _validate(state: TrainState, job: _Job) -> HistoryRow:
-    """Give the averaged weights their BatchNorm statistics, validate them on whole cases, append a row of history.
+def _unseen(job: _Job) -> Iterator[torch.Tensor]:
+    """Yield images (b, 4, z, y, x) of batches that come after the training."""
+    options = job.options
+    for i in range(options.iterations, options.iterations + _STATISTICS_BATCHES):
+        image = seen_patches(job.sampler.batch(i).to(job.run.device), options, i)[1].image
+        yield image.contiguous(memory_format=torch.channels_last_3d)
 
-    Quantisation-aware training keeps the statistics that it started with.
+
+def _fix_statistics(state: TrainState, job: _Job) -> None:
+    """Give the network, and the averaged weights with it, the BatchNorm statistics of the rest of the training."""
+    refresh_batch_norm(state.network, _unseen(job))
+    for own, theirs in zip(state.average.buffers(), state.network.buffers(), strict=True):
+        own.copy_(theirs)
+
+
+def _validate(state: TrainState, job: _Job) -> HistoryRow:
+    """Validate the averaged weights on whole cases, append a row of history.
+
+    They get BatchNorm statistics of their own while the network's still change.
     """
     options, device = job.options, job.run.device
-    ahead = range(options.iterations, options.iterations + (0 if state.rounded else _STATISTICS_BATCHES))  # unseen
-    seen = (seen_patches(job.sampler.batch(i).to(device), options, i)[1].image for i in ahead)
-    refresh_batch_norm(state.average, (image.contiguous(memory_format=torch.channels_last_3d) for image in seen))
+    fixed = state.rounded is not None or state.iteration > options.fixed_from
+    refresh_batch_norm(state.average, () if fixed else _unseen(job))
     dices = [
         dice_per_region(decode(network_logits(state.average, _image(case), device), DecisionRule(), 1.0), case.labels)
         for case in job.checked

@@ -46,6 +46,10 @@ class TrainOptions:
         Of AdamW, on convolution kernels alone.
     average : float
         Largest decay of the running average of the weights, see `decay`.
+    fixed_norm : float
+        Share of the iterations, the last ones, in which BatchNorm uses statistics that no longer change, as the graph
+        in the clinic does. Those of a batch of two tell the network about the scan itself; one that learnt to lean on
+        that outlines less core without (docs/distillation.md).
     gradient_clip : float
         Largest norm of the gradient.
     temperature : tuple of float
@@ -80,6 +84,7 @@ class TrainOptions:
     warm_up: float = 0.05
     weight_decay: float = 0.01
     average: float = 0.999
+    fixed_norm: float = 0.5
     gradient_clip: float = 1.0
     temperature: Regionwise = (2.0, 2.0, 2.0)
     hard_weight: float = 1.0
@@ -104,7 +109,7 @@ class TrainOptions:
             if any(n <= 0 or n % divisor for n in self.patch):
                 problems.append(f"patch {self.patch}: every edge must be a multiple of {divisor}")
         positive = ("iterations", "batch_size", "learning_rate", "gradient_clip", "validations")
-        shares = ("warm_up", "average", "foreground", "doubt")
+        shares = ("warm_up", "average", "fixed_norm", "foreground", "doubt")
         weights = ("hard_weight", "soft_weight", "assistant_weight", "feature_weight", "consistency")
         values = {name: getattr(self, name) for name in (*positive, *shares, *weights, "weight_decay", "seed", "fold")}
         values["augmentation.dropout"] = self.augmentation.dropout
@@ -125,15 +130,20 @@ class TrainOptions:
             raise ConfigError("training options: " + "; ".join(problems))
 
     @property
+    def fixed_from(self) -> int:
+        """The first iteration with fixed BatchNorm statistics."""
+        return round((1 - self.fixed_norm) * self.iterations)
+
+    @property
     def decay(self) -> float:
         """Decay of the running average: `average`, less in a short run, which averages over a tenth of itself."""
         return min(self.average, max(0.0, 1 - 1 / (_AVERAGED_SHARE * self.iterations)))
 
 
-CONTINUED: Final = TrainOptions(iterations=1000, learning_rate=2e-4)
+CONTINUED: Final = TrainOptions(iterations=1000, learning_rate=2e-4, fixed_norm=1.0)
 """A trained student on other cases, a clinic's own for one: half a training at a tenth of its rate."""
 
-FINE_TUNING: Final = TrainOptions(iterations=200, learning_rate=2e-4, quantisation_aware=True)
+FINE_TUNING: Final = TrainOptions(iterations=200, learning_rate=2e-4, fixed_norm=1.0, quantisation_aware=True)
 """Quantisation-aware fine-tuning: a tenth of a training at a tenth of its rate.
 
 AdamW moves a weight by at most 0.02 in it: some twenty of the 7-bit steps of a trained S (median 0.001), room to settle

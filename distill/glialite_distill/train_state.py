@@ -15,6 +15,7 @@ from glialite_runtime.errors import ConfigError
 from glialite_runtime.files import write_bytes
 from torch import nn
 
+from glialite_distill.averaging import to_training
 from glialite_distill.evaluate import on_device
 from glialite_distill.guidance import Guidance, refuse_leaks, weights_digest
 from glialite_distill.history import LOSSES, HistoryRow
@@ -51,13 +52,15 @@ class TrainState:
     history: list[HistoryRow] = field(default_factory=list)
 
 
-def network_to_train(state: TrainState) -> nn.Module:
+def network_to_train(state: TrainState, options: TrainOptions) -> nn.Module:
     """Return what the next iteration trains: the student, or in quantisation-aware training two forms of it by turns.
+
+    From `TrainOptions.fixed_from` on its BatchNorm layers use their statistics and leave them alone.
 
     Rounded alone, a student learns to make up for what rounding takes away, and is wrong where nothing is taken away.
     """
     if state.rounded is None:
-        return state.network.train()
+        return to_training(state.network, fixed=state.iteration >= options.fixed_from)
     return state.network.eval() if state.iteration % 2 else state.rounded.train()
 
 

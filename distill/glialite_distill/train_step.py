@@ -11,7 +11,7 @@ import torch
 from glialite_runtime.errors import CheckFailedError
 
 from glialite_distill.augment import augment
-from glialite_distill.averaging import update_average
+from glialite_distill.averaging import to_training, update_average
 from glialite_distill.device import mixed_precision
 from glialite_distill.guidance import feature_loss, ramp, with_features
 from glialite_distill.losses import DistillationLoss, LossTerms, SoftTarget, weighted_mean
@@ -87,7 +87,7 @@ def train_step(state: TrainState, given: StepInput, options: TrainOptions) -> fl
 def _labelled(state: TrainState, given: StepInput, options: TrainOptions) -> LossTerms:
     """Return the losses against truth, soft labels, and what an assistant says about the whole patch."""
     whole, seen = seen_patches(given.batch, options, state.iteration)
-    network, image = network_to_train(state), _laid_out(seen)
+    network, image = network_to_train(state, options), _laid_out(seen)
     with _precision(state, options):
         if state.projection is None:
             logits, features = network(image), None
@@ -110,7 +110,7 @@ def _unlabelled(state: TrainState, batch: Batch, options: TrainOptions) -> torch
     """Return the loss on scans without labels: divergence from confident teachers, and from the averaged student.
 
     The averaged student sees all sequences in another view of the same place; the squared difference of probabilities
-    is asked for more and more over the first half of a training. Its BatchNorm uses the batch, as while training.
+    is asked for more and more over the first half of a training. Its BatchNorm uses the batch where the student's does.
 
     Notes
     -----
@@ -120,11 +120,12 @@ def _unlabelled(state: TrainState, batch: Batch, options: TrainOptions) -> torch
     one, other = (augment(batch, options.patch, options.augmentation, seed, iteration, view) for view in (0, 1))
     seen = drop_sequences(one, options.augmentation.dropout, seed, iteration)
     with _precision(state, options):
-        logits = network_to_train(state)(_laid_out(seen)).float()
+        logits = network_to_train(state, options)(_laid_out(seen)).float()
     loss = options.soft_weight * _loss(options).soft_loss(logits, seen)
     if options.consistency > 0:
         with torch.no_grad(), _precision(state, options):
-            wanted = torch.sigmoid(state.average.train(state.rounded is None)(_laid_out(other)).float())
+            teacher = to_training(state.average, fixed=state.rounded is not None or iteration >= options.fixed_from)
+            wanted = torch.sigmoid(teacher(_laid_out(other)).float())
         weight = options.consistency * ramp(iteration, options.iterations)
         loss = loss + weight * weighted_mean((torch.sigmoid(logits) - wanted).square(), seen.told())
     return loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from glialite_distill.averaging import refresh_batch_norm, update_average
+from glialite_distill.averaging import refresh_batch_norm, to_training, update_average
 from torch import nn
 
 
@@ -37,3 +37,13 @@ def test_batch_norm_statistics_without_batches_stay() -> None:
     layer.running_mean = torch.tensor([77.0])
     refresh_batch_norm(layer, [])
     assert layer.running_mean.item() == 77
+
+
+def test_fixed_statistics_stay_while_the_rest_trains() -> None:
+    """Dropout drops, a batch changes no statistics; without `fixed` it does."""
+    network = nn.Sequential(nn.BatchNorm3d(1), nn.Dropout(0.5))
+    image = torch.full((1, 1, 4, 4, 4), 9.0)
+    assert (to_training(network, fixed=True)(image) == 0).any()
+    assert network[0].running_mean.item() == 0
+    to_training(network, fixed=False)(image)
+    assert network[0].running_mean.item() == pytest.approx(0.9)

@@ -129,3 +129,19 @@ def test_a_processor_without_bfloat16_computes_in_fp32(monkeypatch: pytest.Monke
     state = fresh(options())
     train_step(state, StepInput(batch_of(0), batch_of(1)), options())
     assert not state.scaler.is_enabled()
+
+
+def test_late_iterations_train_the_network_as_it_is_used() -> None:
+    """From `fixed_from` on no batch changes a BatchNorm statistic; weights go on changing."""
+    chosen = options(fixed_norm=0.5)
+    state = fresh(chosen)
+    assert chosen.fixed_from == 2
+    seen = []
+    for number in range(4):
+        train_step(state, StepInput(batch_of(number)), chosen)
+        norm, head = state.network.stem[1], state.network.head.weight
+        seen.append((norm.running_mean.clone(), head.detach().clone()))
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[1][0], seen[2][0])
+    assert torch.equal(seen[2][0], seen[3][0])
+    assert not torch.equal(seen[2][1], seen[3][1])

@@ -62,6 +62,16 @@ def test_a_training_killed_between_checkpoints_ends_in_the_same_bytes(whole: Pat
     assert (tmp_path / "run" / "student.pt").read_bytes() == (whole / "student.pt").read_bytes()
 
 
+def test_the_student_has_the_statistics_that_its_last_iterations_saw(tmp_path: Path) -> None:
+    """Fixed from the beginning they are those of the first weights, whatever the training did to the weights."""
+    means = []
+    for name, rate in (("slow", 1e-9), ("fast", 1e-2)):
+        file = train(Data(), Soft(), options(fixed_norm=1.0, learning_rate=rate), settings(tmp_path / name))
+        means.append(file.state["stem.1.running_mean"])
+    assert torch.equal(*means)
+    assert means[0].abs().sum() > 0
+
+
 def test_a_finished_training_is_not_done_again(whole: Path) -> None:
     """The same command reads the student and loads no case."""
     data = Data()
