@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from glialite_calibration.intensity import MIN_CASES, intensity_ranges
 from glialite_calibration.ranges import collect
 from glialite_distill.cohort import site_of
 from glialite_distill.evaluate import network_logits
@@ -25,6 +26,7 @@ from glialite_runtime.errors import ExportError, ParityError
 from glialite_runtime.files import sha256_bytes, sha256_file
 from glialite_runtime.int8_engine import Int8Engine, kernel_kinds
 from glialite_runtime.int8_network import read_network
+from glialite_runtime.intensity import IntensityRange
 from glialite_runtime.sequences import SEQUENCES
 
 from glialite_export import parity
@@ -109,8 +111,18 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     _check_kernels(graph, candidate, crop.astype(np.float32), student.spec.divisor)
     packing = packing_of(plan, graph.SerializeToString(), reports, choice.report)
     files = bundle_files(packing, crop, candidate)
-    write_bundle(plan.request.out, _with_fitted(manifest_of(packing), plan.fitted), files)
+    manifest = replace(manifest_of(packing), intensity=_intensity(plan, track))
+    write_bundle(plan.request.out, _with_fitted(manifest, plan.fitted), files)
     return read_bundle(plan.request.out)
+
+
+def _intensity(plan: Plan, track: Track) -> dict[str, IntensityRange] | None:
+    """Return how grey values are spread in the training cases; None of too few."""
+    if len(plan.intensity_cases) < MIN_CASES:
+        logger.info("fewer than %d training cases: the bundle cannot tell unusual grey values", MIN_CASES)
+        return None
+    images = (plan.workspace.load(case)[0] for case in track(plan.intensity_cases, "grey values"))
+    return intensity_ranges(images, plan.workspace.spacing_mm)
 
 
 def _with_fitted(manifest: Manifest, fitted: Fitted | None) -> Manifest:

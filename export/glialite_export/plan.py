@@ -25,8 +25,11 @@ from glialite_export.reliability import Fitted, load_fitted
 
 __all__ = ["Plan", "Request", "Track", "finished", "plan_build", "same_graph"]
 
-_VERSION: Final = 8
+_VERSION: Final = 9
 """Raised when the same inputs would give another bundle."""
+
+_INTENSITY_CASES: Final = 100
+"""More cases than the others need: a range over cases is as wide as they are many."""
 
 Track = Callable[[Iterable[str], str], Iterable[str]]
 
@@ -71,6 +74,8 @@ class Plan:
         The cases.
     range_cases, selection_cases, parity_cases : tuple of str
         Cases for activation ranges, for choosing among methods, and for the gate.
+    intensity_cases : tuple of str
+        Cases whose grey values the clinic's gate compares a scan with.
     key : str
         SHA-256 over all that decides the graph.
     fitted : Fitted, optional
@@ -83,6 +88,7 @@ class Plan:
     range_cases: tuple[str, ...]
     selection_cases: tuple[str, ...]
     parity_cases: tuple[str, ...]
+    intensity_cases: tuple[str, ...]
     key: str
     fitted: Fitted | None = None
 
@@ -125,7 +131,8 @@ def plan_build(request: Request) -> Plan:
     others = tuple(case for case in workspace.cases if case not in (*ranges, *selection))
     judged = tuple(file.provenance.get("validation_cases", ())) or others or ranges
     gate = spread(judged, request.parity_cases)
-    for cases in (ranges, selection, gate):
+    intensity = spread(trained, _INTENSITY_CASES)
+    for cases in (ranges, selection, gate, intensity):
         guard_cases(cases, workspace.cases, workspace.held_out, workspace.patients)
     digest = sha256_file(request.student)
     decides = {
@@ -138,11 +145,12 @@ def plan_build(request: Request) -> Plan:
         "range_cases": ranges,
         "selection_cases": selection,
         "parity_cases": gate,
+        "intensity_cases": intensity,
         "limits": [asdict(limit) for limit in parity.LIMITS],
     }
     key = sha256_bytes(json.dumps(decides, sort_keys=True).encode())
     fitted = None if request.reliability is None else load_fitted(request.reliability, digest, key)
-    return Plan(request, file, workspace, ranges, selection, gate, key, fitted)
+    return Plan(request, file, workspace, ranges, selection, gate, intensity, key, fitted)
 
 
 def finished(plan: Plan) -> Bundle | None:

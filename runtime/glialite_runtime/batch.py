@@ -22,11 +22,14 @@ __all__ = ["plan_workers", "run_side_by_side", "work_on_arrival"]
 _CASE_BYTES: Final = 270e6
 """Memory of a case of 240×240×155 voxels in work, libraries left out, measured by `bench/speed.py`."""
 
+_RAW_CASE_BYTES: Final = 390e6
+"""Largest memory of `glialite segment --raw` with a synthetic head (`bench/synthetic_heads.py`), by GNU time."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def plan_workers(cases: int, threads: int = 0, *, low_memory: bool = False) -> int:
+def plan_workers(cases: int, threads: int = 0, *, low_memory: bool = False, raw: bool = False) -> int:
     """Return how many cases are worked on at a time: one a thread, as far as free memory goes; at least one.
 
     Parameters
@@ -37,10 +40,13 @@ def plan_workers(cases: int, threads: int = 0, *, low_memory: bool = False) -> i
         Most threads; 0: one a core that this process may use.
     low_memory : bool
         One at a time.
+    raw : bool
+        They are aligned first, which takes more memory.
     """
     if low_memory:
         return 1
-    return int(max(1, min(threads or usable_cores(), cases, available_bytes() // _CASE_BYTES)))
+    room = available_bytes() // (_RAW_CASE_BYTES if raw else _CASE_BYTES)
+    return int(max(1, min(threads or usable_cores(), cases, room)))
 
 
 def run_side_by_side(items: Sequence[T], work: Callable[[T], R], workers: int) -> Iterator[tuple[T, R | InputError]]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVersionError, ConfigError, OutputError
 from glialite_runtime.files import replacing, sha256_bytes
+from glialite_runtime.intensity import IntensityRange, parse_ranges
 from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 from glialite_runtime.trust.minisign import NOT_SIGNED, PublicKey, judge, trusted_keys
@@ -127,6 +128,8 @@ class Manifest:
         One sentence each, shown in every report.
     reliability : Reliability, optional
         None in bundles that were made without it.
+    intensity : mapping of str to IntensityRange, optional
+        Sequence -> how training cases' grey values are spread; None in bundles that were made without it.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Manifest:
     trained_on: str
     intended_use: str
     reliability: Reliability | None = None
+    intensity: Mapping[str, IntensityRange] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +311,7 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             trained_on=str(document["trained_on"]),
             intended_use=str(document["intended_use"]),
             reliability=_parse_reliability(document.get("reliability")),
+            intensity=parse_ranges(document.get("intensity")),
         )
         return manifest, {str(name): str(digest) for name, digest in document["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

@@ -37,6 +37,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")
 _LowMemory = Annotated[
     bool, typer.Option("--low-memory", help="At most 400 MB: one case at a time, in the compiled kernels.")
 ]
+_Raw = Annotated[
+    bool, typer.Option("--raw", help="Scans as the scanner made them: align them, find the brain (approximate).")
+]
+_Language = Annotated[str, typer.Option("--language", help="Of pages and refusals: en, fr, pt or sw.")]
 _Order = Annotated[
     str | None, typer.Option("--channel-order", help="What _0000 to _0003 are, e.g. t1n,t1c,t2w,t2f (nnU-Net names).")
 ]
@@ -86,20 +90,22 @@ def segment(
     bundle: _Bundle = None,
     case: Annotated[str | None, typer.Option("--case", help="Name of the case.")] = None,
     prior: Annotated[Path | None, typer.Option(help="Report (JSON) of an earlier study, to compare with.")] = None,
-    language: Annotated[str, typer.Option(help="Of the page: en, fr, pt or sw.")] = "en",
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Scans as the scanner made them: align them, find the brain (approximate).")
-    ] = False,
+    language: _Language = "en",
+    raw: _Raw = False,
     brain_mask: Annotated[
         Path | None, typer.Option("--brain-mask", metavar="FILE", help="With --raw: your own mask, on the T1c scan.")
     ] = None,
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     channel_order: _Order = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Which DICOM study of several: its number, or how its UID begins.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask which DICOM series is which.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Segment one case: label map, volumes in mL and a picture report."""
+    from glialite_runtime.page.refusals import refused_in
     from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
@@ -109,16 +115,19 @@ def segment(
     files = {s: p for s, p in zip(SEQUENCES, (t1n, t1c, t2w, t2f), strict=True) if p is not None}
     if (case_dir is None) == (not files):
         raise ConfigError("give either a case folder or the files with --t1n --t1c --t2w --t2f")
+    if study is not None and (case_dir is None or not is_dicom_folder(case_dir)):
+        raise ConfigError("--study chooses among the studies of a DICOM folder; give that folder")
     order = _channel_order(channel_order)
-    if case_dir is not None and is_dicom_folder(case_dir):
-        from glialite_runtime.dicom.study import converted_study
+    with refused_in(language):
+        if case_dir is not None and is_dicom_folder(case_dir):
+            from glialite_runtime.dicom.study import converted_study
 
-        with converted_study(case_dir, out, case, lambda study: _confirm(study, ask=not yes)) as found:
+            with converted_study(case_dir, out, case, lambda found: _confirm(found, ask=not yes), study) as found:
+                done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
+        else:
+            found = find_case(case_dir, order) if case_dir else case_from_files(files, case)
+            found = case_from_files(found.paths, case or found.name)
             done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
-    else:
-        found = find_case(case_dir, order) if case_dir else case_from_files(files, case)
-        found = case_from_files(found.paths, case or found.name)
-        done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
     emit(done.report, done.text, as_json=as_json)
 
 
@@ -127,6 +136,8 @@ def batch(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds a folder (or zip) a case.")],
     out: _Out,
     bundle: _Bundle = None,
+    language: _Language = "en",
+    raw: _Raw = False,
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     channel_order: _Order = None,
@@ -139,29 +150,35 @@ def batch(
     """
     from glialite_runtime.batch import plan_workers, run_side_by_side, work_on_arrival
     from glialite_runtime.clinic.arrivals import find_arrivals
+    from glialite_runtime.page.refusals import refusal
+    from glialite_runtime.page.words import words_in
+    from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
+    words, options = words_in(language), ReportOptions(language, raw=raw)
     order = _channel_order(channel_order)
     found = (arrival for arrival in find_arrivals(folder, order) if arrival.path.resolve() != out.resolve())
     cases = [arrival for arrival in found if arrival.holds_images]
     if not cases:
         raise InputError(f"{folder} holds no case: no folder, zip or loose files with NIfTI images")
-    workers = plan_workers(len(cases), threads, low_memory=low_memory)
+    workers = plan_workers(len(cases), threads, low_memory=low_memory, raw=raw)
     model = open_model(bundle, threads if workers == 1 else 1, low_memory=low_memory)
 
     def work(arrival: Arrival) -> Result:
-        return work_on_arrival(arrival, out, order, lambda case: segment_case(case, model, out))
+        return work_on_arrival(arrival, out, order, lambda case: segment_case(case, model, out, options))
 
     results, lines, failed = [], [], []
     for case, outcome in bar(run_side_by_side(cases, work, workers), label="Segmenting", length=len(cases)):
         if isinstance(outcome, GliaLiteError):
-            failed.append(f"{case.name}: {outcome}")
+            failed.append((case.name, str(outcome)))
         else:
             results.append(outcome.report)
             lines.append(outcome.text)
-    emit({"cases": results, "failed": failed}, "\n".join(lines), as_json=as_json)
+    named = [f"{name}: {sentence}" for name, sentence in failed]
+    emit({"cases": results, "failed": named}, "\n".join(lines), as_json=as_json)
     if failed:
-        raise BatchError(f"{len(failed)} of {len(cases)} cases were not segmented:\n  " + "\n  ".join(failed))
+        said = "\n  ".join(f"{name}: {refusal(sentence, words)}" for name, sentence in failed)
+        raise BatchError(f"{len(failed)} of {len(cases)} cases were not segmented:\n  {said}")
 
 
 @app.command(
@@ -175,6 +192,8 @@ def watch(
         typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal.", callback=check_folder),
     ],
     bundle: _Bundle = None,
+    language: _Language = "en",
+    raw: _Raw = False,
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     channel_order: _Order = None,
@@ -188,22 +207,27 @@ def watch(
     """
     from glialite_runtime.clinic.watch import WatchOptions
     from glialite_runtime.clinic.watch import watch as watch_folder
+    from glialite_runtime.page.refusals import refusal
+    from glialite_runtime.page.words import words_in
+    from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
+    words, wanted = words_in(language), ReportOptions(language, raw=raw)
     model = open_model(bundle, threads, low_memory=low_memory)
 
     def tell(event: str, case: str, sentence: str) -> None:
-        text = sentence if event != "failed" else f"{case}: not segmented: {sentence}"
+        said = refusal(sentence, words)
+        text = words.say("not_segmented", name=case, sentence=said) if event == "failed" else said
         typer.echo(json.dumps({"event": event, "case": case, "sentence": sentence}) if as_json else text)
 
     with stop_event() as stop:
         failed = watch_folder(
             inbox,
             outbox,
-            lambda case: segment_case(case, model, outbox).text.partition("\n")[0],
+            lambda case: segment_case(case, model, outbox, wanted).text.partition("\n")[0],
             tell,
             stop,
-            WatchOptions(channel_order=_channel_order(channel_order), once=once),
+            WatchOptions(channel_order=_channel_order(channel_order), once=once, language=language),
         )
     if once and failed:
         raise BatchError(f"{failed} cases in {inbox} were not segmented; {outbox} says why")
@@ -215,6 +239,7 @@ def serve(
         Path | None, typer.Option("--out", help="Keep the results here. Default: until the end only.")
     ] = None,
     bundle: _Bundle = None,
+    language: _Language = "en",
     threads: _Threads = 0,
     low_memory: _LowMemory = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 0,
@@ -231,6 +256,7 @@ def serve(
     from glialite_runtime.clinic.serve import serve as serve_page
     from glialite_runtime.workflow import open_model, segment_case
 
+    how = ServeOptions(out=out, port=port, language=language)
     model = open_model(bundle, threads, low_memory=low_memory)
 
     def announce(address: str) -> None:
@@ -242,11 +268,11 @@ def serve(
     shown = {"name": model.bundle.manifest.name, "intended_use": model.bundle.manifest.intended_use}
     with stop_event() as stop:
         serve_page(
-            lambda case, into: segment_case(case, model, into).report,
+            lambda case, into, wanted: segment_case(case, model, into, wanted).report,
             shown,
             announce,
             stop,
-            ServeOptions(out=out, port=port),
+            how,
         )
 
 

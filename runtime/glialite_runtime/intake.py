@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from glialite_runtime.alignment import alignment_notes
 from glialite_runtime.contrast import duplicates, looks_swapped, not_t2w
 from glialite_runtime.errors import IntensityError, MissingSequenceError
+from glialite_runtime.intensity import IntensityRange, unlike_training
 from glialite_runtime.notes import Note, note
 from glialite_runtime.sample import Sample, sample_volume
 from glialite_runtime.volume import Volume
@@ -55,7 +56,9 @@ class Quality:
     findings: tuple[Note, ...] = ()
 
 
-def inspect_volume(volume: Volume, accepted: Collection[Collection[str]]) -> Quality:
+def inspect_volume(
+    volume: Volume, accepted: Collection[Collection[str]], learnt: Mapping[str, IntensityRange] | None = None
+) -> Quality:
     """Refuse a case that must not be segmented; describe one that may.
 
     Parameters
@@ -64,6 +67,8 @@ def inspect_volume(volume: Volume, accepted: Collection[Collection[str]]) -> Qua
         The case as read.
     accepted : collection of collections of str
         Sets of sequences that the bundle was trained for.
+    learnt : mapping of str to IntensityRange, optional
+        How grey values are spread in what the bundle learnt from; None: nothing is said about that.
 
     Raises
     ------
@@ -97,6 +102,7 @@ def inspect_volume(volume: Volume, accepted: Collection[Collection[str]]) -> Qua
         *alignment_notes(sample),
         *looks_swapped(sample),
         *_saturation_notes(sample),
+        *(note("intensity.unusual", sequence=sequence) for sequence in unlike_training(sample, learnt or {})),
     ]
     return Quality("check" if found else "good", tuple(n.text for n in found), round(brain_ml, 3), tuple(found))
 

@@ -26,6 +26,8 @@ SENTENCES: Final[Mapping[str, str]] = MappingProxyType(
         "do not trust the side of the findings.",
         "swapped.pair": "{first} and {second} look as if they were swapped; check which file is which.",
         "intensity.saturated": "{percent} % of the voxels of {sequence} have its largest value: bright parts are cut.",
+        "intensity.unusual": "{sequence} has grey values unlike those of the scans that the model learnt from; "
+        "check the outlines with care.",
         "space.atlas": "Raw scans were aligned and the brain was outlined automatically: the result is approximate, "
         "look at the outlines on the original images.",
         "space.given": "Raw scans were aligned automatically, with the brain mask that was given: the result is "

@@ -182,7 +182,7 @@ def segment(case: Case, bundle: Bundle, engine: Engine, raw: PreparedCase | None
     volume = load_volume(case) if raw is None else raw.volume
     clock.lap("read")
     manifest = bundle.manifest
-    quality = inspect_volume(volume, manifest.accepted_sequences)
+    quality = inspect_volume(volume, manifest.accepted_sequences, manifest.intensity)
     image, geometry = preprocess(volume, manifest.spacing_mm, engine.divisor)
     clock.lap("preprocess")
     ran = NetworkRun(engine.precision, engine.golden_crop, engine.kernels)

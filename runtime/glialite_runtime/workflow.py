@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glialite_runtime.bundle import Bundle, default_bundle, read_bundle
 from glialite_runtime.cases import Case
 from glialite_runtime.engine import Engine, open_engine
-from glialite_runtime.predict import finished, outputs_of, segment, write
+from glialite_runtime.predict import Segmentation, finished, outputs_of, segment, write
 from glialite_runtime.report import ReportOptions
 from glialite_runtime.sequences import REGIONS
-
-if TYPE_CHECKING:
-    from glialite_runtime.space.pipeline import PreparedCase
 
 __all__ = ["Model", "Result", "open_model", "segment_case"]
 
@@ -73,7 +71,7 @@ def segment_case(case: Case, model: Model, out: Path, options: ReportOptions | N
         options = replace(options, identity=facts_of(case.study))
     again = finished(case, model.bundle, out, options)
     if not again:
-        write(segment(case, model.bundle, model.engine, _aligned(case, options)), model.bundle, out, options)
+        write(_segmented(case, model, options), model.bundle, out, options)
     outputs = outputs_of(case, out)
     report = json.loads(outputs.report.read_bytes())
     volumes = ", ".join(
@@ -88,11 +86,15 @@ def segment_case(case: Case, model: Model, out: Path, options: ReportOptions | N
     return Result({**report, "outputs": where}, "\n".join(lines))
 
 
-def _aligned(case: Case, options: ReportOptions) -> PreparedCase | None:
-    """Return raw scans in the model's space; None for scans that lie there already."""
+def _segmented(case: Case, model: Model, options: ReportOptions) -> Segmentation:
+    """Segment a case; raw scans are brought to the model's space first, which has a time of its own in the report."""
     if not options.raw:
-        return None
+        return segment(case, model.bundle, model.engine)
     from glialite_runtime.space.atlas import shipped_atlas  # noqa: PLC0415 - raw scans alone
     from glialite_runtime.space.pipeline import to_brats_space  # noqa: PLC0415
 
-    return to_brats_space(case, shipped_atlas(), options.brain_mask)
+    started = time.perf_counter()
+    aligned = to_brats_space(case, shipped_atlas(), options.brain_mask)
+    seconds = round(time.perf_counter() - started, 4)
+    done = segment(case, model.bundle, model.engine, aligned)
+    return replace(done, timings_s={"align": seconds, **done.timings_s})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from glialite_runtime.page.words import words_in
 
 from tests.conftest import toy, write_case
 
@@ -132,6 +134,41 @@ def test_a_case_from_drop_to_download(page: Any, tmp_path: Path) -> None:
         page.get_by_role("button", name="Open report").click()
     report.value.wait_for_selector("text=P07")
     assert (tmp_path / "out" / "P07" / "P07-manifest.json").exists()
+
+
+@pytest.mark.parametrize("language", ["fr", "pt", "sw"])
+def test_another_language_is_chosen_on_the_page(page: Any, tmp_path: Path, language: str) -> None:
+    """Labels, buttons, numbers and refusals change at once; it is marked as not reviewed; nothing sticks out."""
+    words = words_in(language)
+    assert not page.is_visible("#unreviewed")
+    page.set_input_files("#files", sorted(write_case(tmp_path / "P07", toy()).glob("*-t*.nii.gz")))
+    page.get_by_label("Name of the case").wait_for()
+    page.select_option("#language", language)
+    assert words.say("unreviewed") in page.inner_text("#unreviewed")
+    assert "has not been reviewed" in page.inner_text("#unreviewed")
+    page.get_by_label(words.say("serve.name")).wait_for()
+    assert not page.get_by_label(words.say("serve.raw")).is_checked()
+    page.get_by_role("button", name=words.say("serve.segment")).click()
+    painted(page, "t1c axial")
+    assert page.get_attribute("#canvas", "aria-label").startswith(f"P07, {words.say('sequence.t1c')}, ")
+    assert words.say("nothing_outlined") not in page.inner_text("#notes")
+    assert words.say("region.WT") in page.inner_text("#volumes")
+    assert page.evaluate(NAMELESS) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= 1024 && document.documentElement.scrollHeight <= 768")
+
+    (tmp_path / "P1-t1c.nii.gz").write_bytes(b"no image")
+    page.set_input_files("#files", tmp_path / "P1-t1c.nii.gz")
+    page.get_by_role("button", name=words.say("serve.segment")).click()
+    page.wait_for_selector("li.failed")
+    sentence = words.say("refused.no_nifti", path="P1-t1c.nii.gz")
+    assert sentence in page.inner_text("li.failed")
+    page.reload()
+    page.get_by_role("button", name=words.say("serve.quit")).wait_for()
+    page.select_option("#language", "en")
+    page.get_by_role("button", name="End program").wait_for()
+    assert not page.is_visible("#unreviewed")
+    report = json.loads((tmp_path / "out" / "P07" / "P07-report.json").read_text())
+    assert report["language"] == language, "the report is in the language in which the case was started"
 
 
 def test_what_cannot_be_used_is_said_and_labels_name_every_control(page: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from glialite_calibration import intensity
 from glialite_calibration.ranges import METHODS
 from glialite_distill.student import Student
 from glialite_export import build as build_module
@@ -20,6 +21,7 @@ from glialite_runtime.decode import decode
 from glialite_runtime.engine import open_engine
 from glialite_runtime.errors import CalibrationError, ConfigError, ParityError
 from glialite_runtime.metrics import dice_per_region
+from glialite_runtime.sequences import SEQUENCES
 from glialite_runtime.verify import selftest
 from onnx import numpy_helper
 
@@ -69,6 +71,24 @@ def test_bundle_tells_where_it_came_from(bundle: Bundle) -> None:
     assert all(row["held"] for hop in made["parity"] for row in hop["limits"])
     assert "synthetic patients only" in bundle.manifest.trained_on
     assert set(bundle.files) >= {"cpu-int8.onnx", "golden.npz", "MODEL_CARD.md", "NOTICE.txt"}
+
+
+def test_bundle_of_few_cases_says_nothing_of_grey_values(bundle: Bundle) -> None:
+    """A narrow range would call normal scans unusual."""
+    assert bundle.manifest.intensity is None
+
+
+def test_grey_values_are_those_of_training_cases(
+    student_file: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With cases enough, every sequence has its range; no validation or held-out case is among them."""
+    plan = plan_build(Request(student_file, workspace, tmp_path / "bundle"))
+    assert plan.intensity_cases == CASES[:3]
+    monkeypatch.setattr(build_module, "MIN_CASES", 3)
+    monkeypatch.setattr(intensity, "MIN_CASES", 3)
+    found = build_module._intensity(plan, lambda items, _: items)
+    assert found is not None
+    assert tuple(found) == SEQUENCES
 
 
 def test_bundle_tells_how_its_ranges_were_chosen(bundle: Bundle) -> None:

@@ -71,3 +71,9 @@ def test_workers_are_limited_by_cases_threads_and_memory(
     """The smallest of the three, and always one."""
     monkeypatch.setattr(batch, "available_bytes", lambda: free)
     assert plan_workers(cases, threads, low_memory=low_memory) == workers
+
+
+def test_raw_cases_need_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two others fit, only one of them does."""
+    monkeypatch.setattr(batch, "available_bytes", lambda: 6e8)
+    assert plan_workers(10, 4, raw=True) == 1

@@ -16,6 +16,7 @@ from glialite_runtime.bundle import MANIFEST, SIGNATURE, Reliability, default_bu
 from glialite_runtime.engine import OnnxEngine, open_engine
 from glialite_runtime.errors import BundleError, BundleIntegrityError, BundleVersionError, CheckFailedError, OutputError
 from glialite_runtime.files import sha256_bytes
+from glialite_runtime.intensity import IntensityRange
 from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.trust.minisign import NOT_SIGNED
 from glialite_runtime.verify import selftest
@@ -235,6 +236,18 @@ def test_reliability_that_is_none_is_refused(make_bundle: MakeBundle, bad: dict[
     rewrite(path, reliability=bad)
     with pytest.raises(BundleIntegrityError, match="garbles"):
         read_bundle(path)
+
+
+def test_ranges_of_grey_values_come_back(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """They survive the file; an older bundle has none, and a garbled one is damaged."""
+    plain = read_bundle(make_bundle())
+    assert plain.manifest.intensity is None
+    wanted = {"t2w": IntensityRange((-3.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0), (-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0))}
+    write_bundle(tmp_path / "more", replace(plain.manifest, intensity=wanted), plain.files)
+    assert read_bundle(tmp_path / "more").manifest.intensity == wanted
+    rewrite(tmp_path / "more", intensity={"t2w": {"low": [1], "high": [2]}})
+    with pytest.raises(BundleIntegrityError, match="garbles"):
+        read_bundle(tmp_path / "more")
 
 
 @pytest.mark.parametrize("name", ["bundle", "bundle.zip"])

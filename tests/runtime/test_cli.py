@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from glialite_runtime.cases import Case
 from glialite_runtime.cli import app
 from glialite_runtime.command import run
+from glialite_runtime.report import ReportOptions
+from glialite_runtime.workflow import Model, Result
 
 from tests.conftest import save, toy, write_case
 
@@ -135,6 +138,65 @@ def test_batch_takes_zips_and_loose_files_and_one_bad_folder_stops_nobody(
         assert "1 of 3 cases were not segmented" in said.err
         assert "look like t1c" in said.err
     assert sorted(p.name for p in (cases / "out").iterdir()) == ["B", "C", "audit.jsonl"]
+
+
+@pytest.mark.parametrize("verb", ["segment", "batch", "watch"])
+def test_raw_and_the_language_reach_every_case(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The same two options whichever way a case comes in."""
+    wanted = []
+
+    def work(case: Case, model: Model, out: Path, options: ReportOptions | None = None) -> Result:
+        wanted.append(options)
+        return Result({}, case.name)
+
+    monkeypatch.setattr("glialite_runtime.workflow.segment_case", work)
+    (tmp_path / "in").mkdir()
+    case_folder.rename(tmp_path / "in" / "P01")
+    where = {
+        "segment": (tmp_path / "in" / "P01", "--out", tmp_path / "out"),
+        "batch": (tmp_path / "in", "--out", tmp_path / "out"),
+        "watch": (tmp_path / "in", tmp_path / "out", "--once"),
+    }
+    assert call(verb, *where[verb], "--bundle", make_bundle(), "--raw", "--language", "pt") == 0
+    assert wanted == [ReportOptions("pt", raw=True)]
+
+
+@pytest.mark.parametrize("verb", ["segment", "batch", "watch"])
+def test_refusals_are_said_in_the_language_that_is_asked_for(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """On stderr, in the list of a batch, by the watcher; with the same exit codes."""
+    (tmp_path / "in").mkdir()
+    case_folder.rename(tmp_path / "in" / "P01")
+    (tmp_path / "in" / "P01" / "P01-t2f.nii.gz").write_bytes(b"broken")
+    where = {
+        "segment": (tmp_path / "in" / "P01", "--out", tmp_path / "out"),
+        "batch": (tmp_path / "in", "--out", tmp_path / "out"),
+        "watch": (tmp_path / "in", tmp_path / "out", "--once"),
+    }
+    code = call(verb, *where[verb], "--bundle", make_bundle(), "--language", "sw")
+    assert code == (3 if verb == "segment" else 8)
+    said = capsys.readouterr()
+    assert "P01-t2f.nii.gz si picha ya NIfTI ya faili moja" in said.err + said.out
+    assert "is not a single-file NIfTI image" in said.err + said.out
+
+
+@pytest.mark.parametrize("verb", ["segment", "batch", "watch", "serve"])
+def test_a_language_that_there_is_not_is_exit_code_2(
+    case_folder: Path, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is opened or written."""
+    where = {
+        "segment": (case_folder, "--out", tmp_path / "out"),
+        "batch": (tmp_path, "--out", tmp_path / "out"),
+        "watch": (case_folder, tmp_path / "out"),
+        "serve": ("--no-browser",),
+    }
+    assert call(verb, *where[verb], "--bundle", tmp_path / "absent", "--language", "xx") == 2
+    assert "en, fr, pt, sw" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_watch_once_says_what_failed_and_why(

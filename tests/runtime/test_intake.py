@@ -10,6 +10,8 @@ import pytest
 from glialite_runtime.cases import find_case
 from glialite_runtime.errors import IntensityError, MissingSequenceError
 from glialite_runtime.intake import Quality, inspect_volume
+from glialite_runtime.intensity import IntensityRange, quantiles
+from glialite_runtime.sample import sample_volume
 from glialite_runtime.sequences import SEQUENCES
 from glialite_runtime.volume import Volume, load_volume
 
@@ -148,6 +150,18 @@ def test_a_head_of_four_litres_is_not_skull_stripped() -> None:
     """A scan whose background is 0 and whose skull is there."""
     with pytest.raises(IntensityError, match=r"measures \d{4} mL.*skull-stripped"):
         inspect_volume(volume_of(brain(), AFFINE * [[1.6], [1.6], [1.6], [1]]), [SEQUENCES])
+
+
+def test_grey_values_unlike_those_of_training_are_noted() -> None:
+    """Never refused; without ranges, as in older bundles, not a word."""
+    usual = sample_volume(volume_of(brain()))
+    at = {s: quantiles(c[usual.brain]) for s, c in zip(usual.sequences, usual.channels, strict=True)}
+    learnt = {s: IntensityRange(tuple(found - 0.2), tuple(found + 0.2)) for s, found in at.items() if found is not None}
+    assert inspect_volume(volume_of(brain()), [SEQUENCES], learnt).findings == ()
+    image = brain()["t2f"]
+    odd = with_channel(volume_of(brain()), "t2f", np.where(image > 0, np.exp(image / 30), 0).astype(np.float32))
+    assert [n.key for n in inspect_volume(odd, [SEQUENCES], learnt).findings] == ["intensity.unusual"]
+    assert inspect_volume(odd, [SEQUENCES]).findings == ()
 
 
 def test_a_saturated_sequence_is_noted() -> None:

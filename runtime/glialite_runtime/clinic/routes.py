@@ -6,25 +6,21 @@ import io
 import json
 import re
 import threading
-import time
 import zipfile
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
-from hashlib import sha256
 from http.server import BaseHTTPRequestHandler
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from glialite_runtime import __version__
-from glialite_runtime.cases import sequence_of
 from glialite_runtime.clinic.guard import HEADER_SECONDS, SECURITY_HEADERS, TimedReader, body_seconds
+from glialite_runtime.clinic.shown import page, shown_job
 from glialite_runtime.clinic.viewer import cut, describe
-from glialite_runtime.clinic.worklist import Job
 from glialite_runtime.errors import ConfigError, GliaLiteError, InputError, OutputError
+from glialite_runtime.page.refusals import refusal
+from glialite_runtime.page.words import LANGUAGES, Words
+from glialite_runtime.report import ReportOptions
 
 if TYPE_CHECKING:
     from glialite_runtime.clinic.serve import PageServer
@@ -53,18 +49,6 @@ class Reply:
 
 def _json(value: Any) -> Reply:
     return Reply(json.dumps(value, allow_nan=False).encode())
-
-
-@cache
-def page() -> tuple[bytes, str]:
-    """Return the page and its content security policy, which lets its own script run and nothing else."""
-    content = (files("glialite_runtime.clinic") / "page.html").read_bytes()
-    script = re.search(rb"<script>(.*?)</script>", content, re.DOTALL)
-    digest = b64encode(sha256(script[1] if script else b"").digest()).decode()
-    return content, (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -127,8 +111,16 @@ class Handler(BaseHTTPRequestHandler):
             raise InputError("the content is no JSON object")
         return value
 
+    @property
+    def words(self) -> Words:
+        """The language that the page asks for, else the one that it began with."""
+        headers = getattr(self, "headers", {})  # there are none before a request has been read
+        asked = str(headers.get("Accept-Language"))
+        return Words(asked if asked in LANGUAGES else self.server.language)
+
     def _problem(self, status: int, sentence: str) -> None:
-        self._send(Reply(json.dumps({"error": sentence}).encode(), status=status))
+        said = refusal(sentence, self.words)
+        self._send(Reply(json.dumps({"error": said}).encode(), status=status))
 
     def _send(self, reply: Reply) -> None:
         self.connection.settimeout(_WRITE_SECONDS)
@@ -136,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", reply.kind)
         self.send_header("Content-Length", str(len(reply.content)))
         self.send_header("Connection", "close")
-        policy = page()[1] if reply.kind.startswith("text/html") else "default-src 'none'; sandbox"
+        policy = page(self.server.language)[1] if reply.kind.startswith("text/html") else "default-src 'none'; sandbox"
         for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -154,8 +146,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _home(request: Handler, given: dict[str, str]) -> Reply:
-    del request, given
-    return Reply(page()[0], "text/html; charset=utf-8")
+    del given
+    return Reply(page(request.server.language)[0], "text/html; charset=utf-8")
 
 
 def _state(request: Handler, given: dict[str, str]) -> Reply:
@@ -168,33 +160,9 @@ def _state(request: Handler, given: dict[str, str]) -> Reply:
             "software": f"GliaLite {__version__}",
             "model": request.server.model,
             "limits": asdict(worklist.limits),
-            "cases": [_facts(job, worklist.suggested_name(job), waiting) for job in jobs],
+            "cases": [shown_job(job, worklist.suggested_name(job), waiting, request.words) for job in jobs],
         }
     )
-
-
-def _facts(job: Job, suggested: str, waiting: list[str]) -> dict[str, Any]:
-    return {
-        "key": job.key,
-        "state": job.state,
-        "name": job.name,
-        "suggested": suggested,
-        "files": [{"name": name, "sequence": sequence_of(Path(name))} for name in list(job.files)[:50]],
-        "count": len(job.files),
-        "ahead": waiting.index(job.key) if job.key in waiting else 0,
-        "seconds": round(time.monotonic() - job.since, 1) if job.since else 0,
-        "sentence": job.sentence,
-        "report": _shown(job.result.report) if job.result else None,
-        "downloads": list(job.result.files) if job.result else [],
-    }
-
-
-def _shown(report: dict[str, Any]) -> dict[str, Any]:
-    wanted = ("volumes_ml", "volume_intervals_ml", "not_reported", "quality", "lesions_not_listed", "timings_s")
-    return {key: report.get(key) for key in wanted} | {
-        "lesions": len(report.get("lesions", [])),
-        "network": report.get("bundle", {}).get("precision"),
-    }
 
 
 def _open(request: Handler, given: dict[str, str]) -> Reply:
@@ -211,14 +179,15 @@ def _receive(request: Handler, given: dict[str, str]) -> Reply:
 
 def _start(request: Handler, given: dict[str, str]) -> Reply:
     body = request.json_body()
-    name, chosen = body.get("name"), body.get("sequences", {})
+    name, chosen, raw = body.get("name"), body.get("sequences", {}), body.get("raw", False)
     if (
         not isinstance(name, str)
+        or not isinstance(raw, bool)
         or not isinstance(chosen, dict)
         or not all(isinstance(v, str) for v in chosen.values())
     ):
         raise InputError("a name and the files of the sequences are needed")
-    request.server.worklist.start(given["key"], name, chosen)
+    request.server.worklist.start(given["key"], name, chosen, ReportOptions(request.words.language, raw=raw))
     return _json({})
 
 

@@ -25,6 +25,8 @@ from glialite_runtime.clinic.routes import Handler
 from glialite_runtime.clinic.viewer import Scan, load_scan
 from glialite_runtime.clinic.worklist import Limits, Result, Worklist
 from glialite_runtime.errors import ConfigError, GliaLiteError, InputError
+from glialite_runtime.page.words import words_in
+from glialite_runtime.report import ReportOptions
 
 __all__ = ["PageServer", "ServeOptions", "serve"]
 
@@ -46,11 +48,17 @@ class ServeOptions:
         0: any that is free.
     limits : Limits
         What is accepted.
+    language : str
+        That the page begins with; it has a selector.
     """
 
     out: Path | None = None
     port: int = 0
     limits: Limits = field(default_factory=Limits)
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        words_in(self.language)
 
 
 class PageServer(socketserver.ThreadingTCPServer):
@@ -61,12 +69,12 @@ class PageServer(socketserver.ThreadingTCPServer):
     request_queue_size = 32
     allow_reuse_address = os.name == "posix"  # on Windows that would let another program take the port over
 
-    def __init__(self, port: int, worklist: Worklist, model: dict[str, Any], stop: threading.Event) -> None:
-        self.worklist, self.model, self.stop = worklist, model, stop
+    def __init__(self, options: ServeOptions, worklist: Worklist, model: dict[str, Any], stop: threading.Event) -> None:
+        self.language, self.worklist, self.model, self.stop = options.language, worklist, model, stop
         self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._scan: tuple[str, Scan] | None = None
         self._scan_lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", options.port), Handler)
         self.guard = Guard(self.server_address[1], secrets.token_urlsafe(32))
 
     @property
@@ -88,7 +96,8 @@ class PageServer(socketserver.ThreadingTCPServer):
         with self._scan_lock:
             if self._scan is None or self._scan[0] != key:
                 self._scan = None  # two in memory at a time would be one too many
-                self._scan = (key, load_scan(job.case, job.result.files[f"{job.name}-seg.nii.gz"]))
+                labels = job.result.files[f"{job.name}-seg.nii.gz"]
+                self._scan = (key, load_scan(job.case, labels, job.result.report.get("alignment")))
             return self._scan[1]
 
     def forget(self, key: str) -> None:
@@ -129,7 +138,7 @@ class PageServer(socketserver.ThreadingTCPServer):
 
 
 def serve(
-    work: Callable[[Case, Path], dict[str, Any]],
+    work: Callable[[Case, Path, ReportOptions], dict[str, Any]],
     model: dict[str, Any],
     announce: Callable[[str], None],
     stop: threading.Event,
@@ -140,7 +149,7 @@ def serve(
     Parameters
     ----------
     work : callable
-        Segments a case into a folder and returns its report.
+        Segments a case into a folder, as the user of the page wants it, and returns its report.
     model : dict
         What the page says of the model.
     announce : callable
@@ -160,14 +169,14 @@ def serve(
     _sweep()
     with _folders(options.out) as (scratch, out):
 
-        def work_into(case: Case) -> Result:
-            report = work(case, out)
+        def work_into(case: Case, wanted: ReportOptions) -> Result:
+            report = work(case, out, wanted)
             return Result(report, _files_of(case.name, out))
 
         taken = lambda name: (out / name / f"{name}-manifest.json").exists()  # noqa: E731
         worklist = Worklist(scratch, taken, options.limits)
         try:
-            server = PageServer(options.port, worklist, model, stop)
+            server = PageServer(options, worklist, model, stop)
         except OSError as error:
             raise ConfigError(f"port {options.port} is not free ({error.strerror}); leave --port out") from error
         worker = threading.Thread(target=worklist.work_on, args=(work_into, stop), daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from glialite_runtime.cases import Case
 from glialite_runtime.errors import CheckFailedError, InputError
 from glialite_runtime.nifti import read
 from glialite_runtime.picture import PLANES, largest_slices
-from glialite_runtime.volume import Volume, load_volume
+from glialite_runtime.volume import Orientation, Volume, load_volume
 
 __all__ = ["Scan", "cut", "describe", "load_scan"]
 
@@ -44,8 +45,18 @@ class Scan:
     box: tuple[slice, slice, slice]
 
 
-def load_scan(case: Case, labels: Path) -> Scan:
+def load_scan(case: Case, labels: Path, alignment: Mapping[str, Any] | None = None) -> Scan:
     """Read a case and its label map.
+
+    Parameters
+    ----------
+    case : Case
+        The images.
+    labels : Path
+        The label map, on the grid of the images.
+    alignment : mapping, optional
+        Of the report of raw scans: the label map lies on the scan that is its `reference`, and the others are laid on
+        it for the eye.
 
     Raises
     ------
@@ -54,13 +65,35 @@ def load_scan(case: Case, labels: Path) -> Scan:
     CheckFailedError
         The label map is not on the grid of the images.
     """
-    volume = load_volume(case)
+    volume = load_volume(case) if alignment is None else _on_reference(case, alignment)
     stored = read(labels)
     if stored.data.shape != volume.reference.data.shape:
         raise CheckFailedError(f"{labels.name} does not lie on the images of {case.name}; segment the case again")
     turned = np.asarray(volume.orientation.to_lps(stored.data), np.uint8)
     limits = {s: _limits(channel) for s, channel in zip(volume.sequences, volume.channels, strict=True)}
     return Scan(volume, turned, limits, _box(volume))
+
+
+def _on_reference(case: Case, alignment: Mapping[str, Any]) -> Volume:
+    """Return raw scans on the grid of their reference, which is left as it is; the others trilinearly."""
+    from glialite_runtime.space.transform import Scan as Placed  # noqa: PLC0415 - raw scans alone
+    from glialite_runtime.space.transform import inverse, resample  # noqa: PLC0415
+
+    name, to_scan = alignment["reference"], {s: np.array(m) for s, m in alignment["to_scan_mm"].items()}
+    reference = read(case.paths[name])
+    orientation = Orientation.of(reference.affine)
+    grid = orientation.lps_affine(reference)
+    channels: dict[str, npt.NDArray[Any]] = {name: orientation.to_lps(reference.data)}
+    everywhere = np.ones(channels[name].shape, np.bool_)
+    for sequence, path in case.paths.items():
+        if sequence == name:
+            continue
+        image = read(path)
+        own = Orientation.of(image.affine)
+        placed = Placed(np.ascontiguousarray(own.to_lps(image.data)), own.lps_affine(image))
+        channels[sequence], _ = resample(placed, to_scan[sequence] @ inverse(to_scan[name]), everywhere, grid)
+    ordered = tuple(channels[sequence] for sequence in case.paths)
+    return Volume(tuple(case.paths), ordered, orientation.spacing_mm(reference), orientation, reference)
 
 
 def _limits(channel: npt.NDArray[Any]) -> tuple[float, float]:

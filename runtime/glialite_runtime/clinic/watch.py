@@ -34,6 +34,8 @@ from glialite_runtime.errors import (
     OutputError,
 )
 from glialite_runtime.files import remove, write_bytes
+from glialite_runtime.page.refusals import refusal
+from glialite_runtime.page.words import words_in
 
 __all__ = ["WatchOptions", "watch"]
 
@@ -62,6 +64,8 @@ class WatchOptions:
         Before the next try when a result could not be written.
     once : bool
         End as soon as nothing is left to do.
+    language : str
+        Of ``<case>-not-segmented.txt``. The journal and what is told are English.
     """
 
     channel_order: tuple[str, ...] | None = None
@@ -69,6 +73,7 @@ class WatchOptions:
     patience_s: float = 60.0
     pause_s: float = 10.0
     once: bool = False
+    language: str = "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +244,9 @@ class _Desk:
         now = mark_of(arrival)
         if now != mark.removesuffix("-locked"):  # a drive was pulled out, or somebody still copies
             return
-        write_bytes(self._notice(arrival.name), f"{arrival.name} was not segmented: {sentence}\n".encode())
+        words = words_in(self._options.language)
+        said = words.say("not_segmented", name=arrival.name, sentence=refusal(sentence, words))
+        write_bytes(self._notice(arrival.name), f"{said}\n".encode())
         self._record(entry("failed", arrival.name, mark, sentence))
         self._tell("failed", arrival.name, sentence)
 

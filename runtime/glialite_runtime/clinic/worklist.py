@@ -16,12 +16,14 @@ from typing import Any, Final, Protocol
 from glialite_runtime.cases import Case, case_from_files, sequence_of
 from glialite_runtime.clinic.arrivals import Arrival, open_arrival, prefix_of
 from glialite_runtime.errors import ConfigError, GliaLiteError, InputError, OutputError
+from glialite_runtime.report import ReportOptions
 from glialite_runtime.sequences import SEQUENCES
 
 __all__ = ["Job", "Limits", "Result", "Work", "Worklist"]
 
 _ENDING: Final = re.compile(r"(\.nii|\.nii\.gz|\.zip)$", re.IGNORECASE)
 _PIECE: Final = 1 << 20
+_DEFAULT: Final = ReportOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Result:
     files: dict[str, Path]
 
 
-Work = Callable[[Case], Result]
+Work = Callable[[Case, ReportOptions], Result]
 
 
 class _Source(Protocol):
@@ -82,6 +84,8 @@ class Job:
         Name of the case; empty until it is started.
     chosen : dict of str to str
         Sequence -> name of the file, as the user confirmed it.
+    options : ReportOptions
+        What the user wants of its report, and whether the scans are raw.
     sentence : str
         Why it failed.
     since : float
@@ -99,6 +103,7 @@ class Job:
     arriving: int = 0
     name: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
+    options: ReportOptions = _DEFAULT
     sentence: str = ""
     since: float = 0.0
     case: Case | None = None
@@ -219,7 +224,7 @@ class Worklist:
         names = {prefix_of(Path(name)) for name in job.files if _ENDING.search(name)}
         return re.sub(r"[^\w.\- ]", "-", names.pop()).removesuffix(".zip").lstrip(".") if len(names) == 1 else ""
 
-    def start(self, key: str, name: str, chosen: dict[str, str]) -> Job:
+    def start(self, key: str, name: str, chosen: dict[str, str], options: ReportOptions = _DEFAULT) -> Job:
         """Put a case in the queue.
 
         Parameters
@@ -230,6 +235,8 @@ class Worklist:
             What it is to be called.
         chosen : dict of str to str
             Sequence -> name of the file, as the user confirmed it; empty for a zip or a study.
+        options : ReportOptions
+            How it is to be segmented.
 
         Raises
         ------
@@ -252,7 +259,7 @@ class Worklist:
                 raise InputError("a chosen sequence or file does not exist")
             if len(set(chosen.values())) != len(chosen):
                 raise InputError("one file was chosen for two sequences")
-            return self._set(key, state="waiting", name=name, chosen=chosen)
+            return self._set(key, state="waiting", name=name, chosen=chosen, options=options)
 
     def remove(self, key: str) -> None:
         """Take a case off the list and delete its uploads; `InputError` while it is worked on."""
@@ -275,7 +282,7 @@ class Worklist:
                 self._set(job.key, state="working")
             try:
                 case = _case_of(job)
-                self._set(job.key, state="done", case=case, result=work(case))
+                self._set(job.key, state="done", case=case, result=work(case, job.options))
             except GliaLiteError as error:
                 self._set(job.key, state="failed", sentence=_with_names(str(error), job))
             except Exception as error:

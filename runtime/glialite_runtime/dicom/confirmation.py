@@ -75,7 +75,7 @@ def assign(study: Study, choices: Mapping[str, str]) -> Study:
         for one in everything
         if one.series not in used
     )
-    return Study(kept, left_out, study.notes)
+    return replace(study, chosen=kept, left_out=left_out)
 
 
 def confirmed(study: Study, ask: Callable[[str], str]) -> Study:

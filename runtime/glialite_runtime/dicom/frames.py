@@ -88,25 +88,25 @@ def frame_axes(
 
 
 def source_datasets(series: Series) -> tuple[Dataset, ...]:
-    """Return the headers of a series' files without pixels, in the order of its frames (one a file).
+    """Return the headers of a series' files without pixels, in the order of its frames.
+
+    One a frame; for a multi-frame file, whose frames have an order of their own, one alone.
 
     Raises
     ------
     InputError
-        A file is gone or was changed since the study was read, or the series lies in one multi-frame file.
+        A file is gone or was changed since the study was read.
     """
     import pydicom  # noqa: PLC0415 - of the extra `dicom`
 
     found = []
-    for frame in series.frames:
-        if frame.number != 1:
-            raise InputError(f"series {series.number} is one file of many frames; export it as one file a slice")
+    for path, uid in {frame.path: frame.sop_instance_uid for frame in series.frames}.items():
         try:
-            dataset = pydicom.dcmread(frame.path, stop_before_pixels=True)
-            same = dataset.SOPInstanceUID == frame.sop_instance_uid
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            same = dataset.SOPInstanceUID == uid
         except Exception as error:  # pydicom raises many kinds on damaged files
-            raise InputError(f"{frame.path.name} cannot be read any more ({error}); is its disk there?") from error
+            raise InputError(f"{path.name} cannot be read any more ({error}); is its disk there?") from error
         if not same:
-            raise InputError(f"{frame.path.name} was exchanged since the study was read; run it again")
+            raise InputError(f"{path.name} was exchanged since the study was read; run it again")
         found.append(dataset)
     return tuple(found)

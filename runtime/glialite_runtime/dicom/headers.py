@@ -25,6 +25,7 @@ class Identity:
     study_date: str
     study_uid: str
     age_years: int | None
+    study_description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

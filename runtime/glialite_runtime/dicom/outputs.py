@@ -54,7 +54,7 @@ def write_dicom(
     stem : Path
         ``<out>/<case>/<case>``.
     datasets : sequence of Dataset
-        The series that `labels` lies on, one patient, sorted by slice; pixels are not needed.
+        The series that `labels` lies on, see `source_series.source_series`; pixels are not needed.
     labels : uint8 array (slice, row, column)
         BraTS-2023 label values on that series.
     document : dict

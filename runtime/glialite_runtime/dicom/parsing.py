@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from glialite_runtime.dicom.elements import moment, number, numbers, text, whole, words
+from glialite_runtime.dicom.functional_groups import TAGS, classic_values, frame_values, mixture
 from glialite_runtime.dicom.headers import Grid, Header, Identity, Plane, Protocol
 from glialite_runtime.errors import BackendUnavailableError, InputError
 from glialite_runtime.nifti import MAX_VOXELS
@@ -22,31 +23,21 @@ __all__ = ["read_header"]
 
 _MAX_HEADER_BYTES: Final = 4 << 20  # that of several hundred frames takes 2 MB
 _MAX_ITEMS: Final = 50_000  # of sequences; each costs 30 µs and 0.8 kB in pydicom, and a hostile file half a million
-_MAX_ELEMENTS: Final = 1000
 _ITEM_TAGS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _MAX_SIDE: Final = 2048
 _MAX_SURPLUS_BYTES: Final = 16 << 20
-_MAX_FRAMES: Final = 2048
 _FIRST_PIXEL_TAG: Final = 0x7FE00008
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _TAGS: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
-    "PatientName", "PatientBirthDate", "PatientAge", "AccessionNumber", "StudyDate", "SeriesNumber",
+    "PatientName", "PatientBirthDate", "PatientAge", "AccessionNumber", "StudyDate", "StudyDescription", "SeriesNumber",
     "SeriesDescription", "BodyPartExamined", "Modality", "ImageType", "RepetitionTime", "EchoTime", "InversionTime",
-    "FlipAngle", "ScanningSequence", "SequenceVariant", "EchoPulseSequence", "InversionRecovery",
-    "EchoPlanarPulseSequence", "AngioFlag", "DiffusionBValue", "ContrastBolusAgent", "ContrastBolusVolume",
-    "ContrastBolusStartTime", "ContrastBolusAgentSequence", "AcquisitionDate", "AcquisitionTime",
+    "FlipAngle", "ScanningSequence", "SequenceVariant", "AngioFlag", "DiffusionBValue", "ContrastBolusAgent",
+    "ContrastBolusVolume", "ContrastBolusStartTime", "ContrastBolusAgentSequence", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "SamplesPerPixel", "BitsAllocated", "Rows", "Columns", "PixelSpacing", "SliceThickness",
-    "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "ImagePositionPatient", "ImageOrientationPatient", *TAGS,
 )  # fmt: skip
-_ENHANCED_WORDS: Final = {
-    ("EchoPulseSequence", "SPIN"): "SE",
-    ("EchoPulseSequence", "GRADIENT"): "GR",
-    ("InversionRecovery", "YES"): "IR",
-    ("EchoPlanarPulseSequence", "YES"): "EP",
-}
 
 
 @contextmanager
@@ -116,11 +107,10 @@ def read_header(path: Path) -> Header | None:
 
 
 def _header(path: Path, dataset: Dataset, pixel_bytes: int, *, compressed: bool) -> Header:
-    groups = _functional_groups(dataset)
+    groups = frame_values(dataset)
     first = groups[0] if groups else {}
     values = {keyword: dataset.get(keyword, first.get(keyword)) for keyword in _TAGS}
-    values["EchoTime"] = values["EchoTime"] or first.get("EffectiveEchoTime")
-    values["InversionTime"] = values["InversionTime"] or first.get("InversionTimes")
+    values |= classic_values(values, groups)
     spacing = numbers(values["PixelSpacing"], 2)
     rows, columns = whole(values["Rows"]), whole(values["Columns"])
     grid = Grid(rows, columns, spacing[0], spacing[1]) if spacing and rows and columns else None
@@ -139,27 +129,9 @@ def _header(path: Path, dataset: Dataset, pixel_bytes: int, *, compressed: bool)
         or moment(values["AcquisitionDate"] or values["StudyDate"], values["AcquisitionTime"] or ""),
         grid=grid,
         planes=planes,
-        problem=_pixel_problem(grid, (frames, len(planes)), bits, pixel_bytes, compressed=compressed),
+        problem=_pixel_problem(grid, (frames, len(planes)), bits, pixel_bytes, compressed=compressed)
+        or mixture(groups),
     )
-
-
-def _functional_groups(dataset: Dataset) -> list[dict[str, Any]]:
-    """Return keyword -> value for each frame of a multi-frame file, shared values included; empty for other files."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = [_flat(item) for item in (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]]
-    if len(per_frame) > _MAX_FRAMES:
-        raise InputError(f"more than {_MAX_FRAMES} frames are described in one file")
-    return [{key: value for part in (*shared, _flat(item)) for key, value in part.items()} for item in per_frame]
-
-
-def _flat(item: Dataset) -> dict[str, Any]:
-    if len(item) > _MAX_ELEMENTS:  # each is parsed when it is looked at
-        raise InputError(f"more than {_MAX_ELEMENTS} elements describe one frame")
-    found: dict[str, Any] = {}
-    for element in item:
-        if element.VR == "SQ" and len(element.value):
-            found |= {inner.keyword: inner.value for inner in element.value[0] if inner.keyword}
-    return found
 
 
 def _plane(group: dict[str, Any], values: dict[str, Any]) -> Plane | None:
@@ -215,11 +187,11 @@ def _identity(values: dict[str, Any]) -> Identity:
         years = int(int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1}[age[2]])
     names = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate", "StudyInstanceUID")
     patient_id, name, birth_date, accession, date, study_uid = (text(values[key]) for key in names)
-    return Identity(patient_id, name, birth_date, accession, date, study_uid, years)
+    description = text(values["StudyDescription"])
+    return Identity(patient_id, name, birth_date, accession, date, study_uid, years, description)
 
 
 def _protocol(values: dict[str, Any]) -> Protocol:
-    enhanced = [word for (key, value), word in _ENHANCED_WORDS.items() if text(values[key]).upper() == value]
     agent = text(values["ContrastBolusAgent"])
     if not agent and (values["ContrastBolusAgentSequence"] or (number(values["ContrastBolusVolume"]) or 0) > 0):
         agent = "unnamed"
@@ -229,7 +201,7 @@ def _protocol(values: dict[str, Any]) -> Protocol:
         description=text(values["SeriesDescription"]),
         body_part=text(values["BodyPartExamined"]).upper(),
         image_type=words(values["ImageType"]),
-        scanning=words(values["ScanningSequence"]) or tuple(enhanced),
+        scanning=words(values["ScanningSequence"]),
         variant=words(values["SequenceVariant"]),
         tr_ms=number(values["RepetitionTime"]),
         te_ms=number(values["EchoTime"]),

@@ -29,7 +29,7 @@ def segmentation(
     source : SourceSeries
         The series that `labels` lies on.
     labels : uint8 array (slice, row, column)
-        BraTS-2023 label values, a slice an image of `source`, in the same order.
+        BraTS-2023 label values; `source.order` says which slice belongs to which image or frame.
     found : tuple of Segment
         What `concepts.segments` says of `labels`; at least one, since a SEG without segments does not exist.
     document : dict
@@ -39,7 +39,7 @@ def segmentation(
     -------
     Segmentation
         One segment an element of `found`, frames only where there are voxels, in the frame of reference and
-        with the positions of `source`, which it references image by image.
+        with the positions of `source`, which it references image by image, or frame by frame.
     """
     maker = made_by(source, document, np.ascontiguousarray(labels).tobytes())
     kinds = hd.seg.SegmentAlgorithmTypeValues
@@ -49,7 +49,7 @@ def segmentation(
         numbers[list(segment.labels)] = number
     made = hd.seg.Segmentation(
         source_images=list(source.images),
-        pixel_array=numbers[labels],
+        pixel_array=numbers[labels[list(source.order)]],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(n, segment, kind, maker) for n, segment in enumerate(found, 1)],
         series_instance_uid=maker.uid("segmentation series"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from glialite_runtime.dicom.headers import Grid, Header, Identity, Plane, Protocol
 from glialite_runtime.dicom.parsing import read_header
+from glialite_runtime.dicom.studies import select_study
 from glialite_runtime.errors import InputError
 
 __all__ = ["Frame", "Scan", "Series", "scan_folder"]
@@ -82,19 +83,33 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a folder holds: series in the order of their numbers, and one sentence for each thing that was left out."""
+    """What a folder holds: series in the order of their numbers, and one sentence for each thing that was left out.
+
+    `label` tells the study from the others of the folder (see `studies.Selected`).
+    """
 
     series: tuple[Series, ...]
     notes: tuple[str, ...]
+    label: str = ""
 
 
-def scan_folder(folder: Path) -> Scan:
-    """Read the headers of all files below a folder and group them into series.
+def scan_folder(folder: Path, study: str | None = None) -> Scan:
+    """Read the headers of all files below a folder and group those of one study into series.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one study, or of several.
+    study : str, optional
+        Which of several, see `select_study`.
 
     Raises
     ------
     InputError
-        No folder, a symbolic link in it, more than 20 000 files, no DICOM file, more than one patient or study.
+        No folder, a symbolic link in it, more than 20 000 files, no DICOM file, two patients in a study, more than one
+        study where none is chosen.
+    ConfigError
+        `study` is none of them.
     BackendUnavailableError
         pydicom is not installed.
     """
@@ -118,15 +133,16 @@ def scan_folder(folder: Path) -> Scan:
     if not headers:
         why = f": {damaged[0]}" if damaged else "; give another folder"
         raise InputError(f"{folder} holds no DICOM image that can be read{why}")
-    _one_study(headers)
-    distinct, duplicates, clashing = _distinct(headers)
-    notes = [f"{foreign} files are not DICOM images and were ignored."] if foreign else []
+    selected = select_study(headers, study, folder)
+    distinct, duplicates, clashing = _distinct(selected.headers)
+    notes = list(selected.notes)
+    notes += [f"{foreign} files are not DICOM images and were ignored."] if foreign else []
     notes += [f"{duplicates} files are copies of others and were ignored."] if duplicates else []
     if damaged:
         more = f" (and {len(damaged) - _NAMED} more)" if len(damaged) > _NAMED else ""
         notes.append(f"{len(damaged)} DICOM files were left out: {'; '.join(damaged[:_NAMED])}{more}.")
     found = [_series(members, clashing) for members in _grouped(distinct)]
-    return Scan(tuple(sorted(found, key=_by_number)), tuple(notes))
+    return Scan(tuple(sorted(found, key=_by_number)), tuple(notes), selected.label)
 
 
 def _by_number(series: Series) -> tuple[int, str, float]:
@@ -152,26 +168,6 @@ def _files(folder: Path) -> Iterator[Path]:
             if count > _MAX_FILES:
                 raise InputError(f"{folder} holds more than {_MAX_FILES:,} files; give the folder of one study")
             yield path
-
-
-def _one_study(headers: Sequence[Header]) -> None:
-    """Refuse files of two patients or two studies: a report for the wrong patient is the worst outcome."""
-    groups: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-    for header in headers:
-        who = header.identity
-        name = "".join(c for c in who.patient_name.upper() if c.isalnum())
-        groups[(who.study_uid, who.patient_id, who.birth_date, name)].append(header)
-    if len(groups) == 1:
-        return
-    people = {key[1:] for key in groups}
-    listed = "; ".join(
-        f"{who.patient_id or 'no patient ID'} (born {who.birth_date or 'unknown'}), "
-        f"study of {who.study_date or 'unknown date'}: {len(members)} files such as {members[0].path.name}"
-        for members in list(groups.values())[:6]
-        for who in [members[0].identity]
-    )
-    what = "more than one patient" if len(people) > 1 else "more than one study"
-    raise InputError(f"the folder holds {what}: {listed}; put the one study to be segmented into a folder of its own")
 
 
 def _distinct(headers: Sequence[Header]) -> tuple[list[Header], int, frozenset[str]]:
@@ -219,12 +215,15 @@ def _series(members: Sequence[tuple[Header, Frame | None]], clashing: frozenset[
     header = members[0][0]
     frames = [frame for _, frame in members if frame is not None]
     places = np.array([frame.plane.position_mm for frame in frames], np.float64).reshape(-1, 3)
-    problem = next((h.problem if len(members) == 1 else f"holds {h.path.name}, which {h.problem}"
+    files = {h.path for h, _ in members}
+    problem = next((h.problem if len(files) == 1 else f"holds {h.path.name}, which {h.problem}"
                     for h, _ in members if h.problem), None)  # fmt: skip
     if header.series_uid in clashing:
         problem = "holds different images under one identifier"
     elif len({h.frame_of_reference_uid for h, _ in members}) > 1:
         problem = "changes its frame of reference between slices"
+    elif problem is None and len(header.planes) > 1:
+        problem = _not_alone(len(files), len(frames), len(header.planes))
     spacing = 0.0
     if frames:
         plane = frames[0].plane
@@ -238,6 +237,15 @@ def _series(members: Sequence[tuple[Header, Frame | None]], clashing: frozenset[
         header.series_uid, header.series_number, header.frame_of_reference_uid, header.identity, header.protocol,
         min(moments, default=None), header.grid, tuple(frames), spacing, problem,
     )  # fmt: skip
+
+
+def _not_alone(files: int, frames: int, held: int) -> str | None:
+    """Return why a stack of slices in files of many frames, the first of `held`, cannot be converted alone."""
+    if files > 1:
+        return f"lies in {files} files of many frames; export it as one file a slice"
+    if frames < held:
+        return f"shares its file with other stacks of slices ({frames} of {held} frames); export it as one file a slice"
+    return None
 
 
 def _stacking(places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> tuple[float, str | None]:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, MRImageStorage
+from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
+from glialite_runtime.dicom.multiframe import frame_images, multiframe_stand_in
 from glialite_runtime.errors import GeometryError, InputError
 
 __all__ = ["CARRIED", "SourceSeries", "source_series"]
@@ -64,16 +65,20 @@ class SourceSeries:
     Attributes
     ----------
     images : tuple of Dataset
-        A stand-in a slice, in the order given: UIDs and geometry, no pixels, nothing about the patient.
+        Stand-ins with UIDs and geometry, without pixels, with nothing about the patient: one a slice, in the order
+        given, or one alone for a multi-frame file.
     carried : dict of str to DataElement
         Keyword -> element of `CARRIED` as it stands in the source; elements that it lacks are empty.
     thickness_mm : float
         Slice thickness; where the header has none, the distance between slices.
+    order : tuple of int
+        Slice of the label map that each image, or each frame of the multi-frame file, shows.
     """
 
     images: tuple[Dataset, ...]
     carried: dict[str, DataElement]
     thickness_mm: float
+    order: tuple[int, ...]
 
     def text(self, keyword: str) -> str:
         """Return an element of `carried` as text; empty when it is not known."""
@@ -86,9 +91,10 @@ def source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Source
     Parameters
     ----------
     datasets : sequence of Dataset
-        The classic MR images of one series, sorted by slice in either direction; pixels are not needed. Not changed.
+        The classic MR images of one series, sorted by slice in either direction, or one enhanced multi-frame image;
+        pixels are not needed. Not changed.
     shape : tuple of int
-        Slices, rows and columns of the label map.
+        Slices, rows and columns of the label map; the slices of a multi-frame image are sorted along their normal.
 
     Returns
     -------
@@ -98,7 +104,7 @@ def source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Source
     Raises
     ------
     InputError
-        Not one patient, one study or one series; not classic MR images; an identifier cannot be read.
+        Not one patient, one study or one series; not MR images; an identifier cannot be read.
     GeometryError
         Not one frame of reference, or size, spacing, directions and positions are missing, differ or are not sorted.
     """
@@ -109,7 +115,7 @@ def source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Source
 def _source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> SourceSeries:
     if not datasets:
         raise InputError("no DICOM images were given: the outputs need the series that was segmented")
-    _refuse_other_kinds(datasets)
+    multiframe = _is_multiframe(datasets)
     for keyword in (*_ONE_PATIENT, *_ONE_STUDY):
         what = "patients" if keyword in _ONE_PATIENT else "studies"
         _one(datasets, keyword, f"the images belong to different {what}")
@@ -124,8 +130,9 @@ def _source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Sourc
         _refuse_bad_uid(uid)
     if len(set(instances)) != len(instances):
         raise InputError("two images of the series have the same SOP Instance UID; copy the study again")
-    positions, orientation, spacing_mm = _geometry(datasets, shape)
-    thickness_mm = _thickness_mm(datasets[0], positions, orientation)
+    slices, order = frame_images(datasets[0]) if multiframe else (datasets, tuple(range(len(datasets))))
+    positions, orientation, spacing_mm = _geometry(slices, shape)
+    thickness_mm = _thickness_mm(slices[0], positions, orientation)
     shared = Dataset()
     shared.SOPClassUID, shared.Modality, shared.PositionReferenceIndicator = MRImageStorage, "MR", ""
     shared.StudyInstanceUID, shared.SeriesInstanceUID, shared.FrameOfReferenceUID = study, series, frame
@@ -135,8 +142,11 @@ def _source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Sourc
     shared.ImageOrientationPatient = [format_number_as_ds(v) for v in orientation]
     for keyword, representation in TYPE_2.items():
         shared[keyword] = DataElement(keyword, representation, "")
-    stand_ins = tuple(_stand_in(shared, *slice_) for slice_ in zip(instances, positions, strict=True))
-    return SourceSeries(stand_ins, _carried(datasets[0]), thickness_mm)
+    if multiframe:
+        stand_ins: tuple[Dataset, ...] = (multiframe_stand_in(shared, instances[0], positions, order),)
+    else:
+        stand_ins = tuple(_stand_in(shared, *slice_) for slice_ in zip(instances, positions, strict=True))
+    return SourceSeries(stand_ins, _carried(datasets[0]), thickness_mm, order)
 
 
 def _stand_in(shared: Dataset, instance: str, position: npt.NDArray[np.float64]) -> Dataset:
@@ -146,14 +156,19 @@ def _stand_in(shared: Dataset, instance: str, position: npt.NDArray[np.float64])
     return image
 
 
-def _refuse_other_kinds(datasets: Sequence[Dataset]) -> None:
+def _is_multiframe(datasets: Sequence[Dataset]) -> bool:
+    """Return whether this is one enhanced image of many frames; raise unless it is that or classic images."""
+    if len(datasets) == 1 and _text(datasets[0], "SOPClassUID") == EnhancedMRImageStorage:
+        return True
     for image in datasets:
         kind = UID(_text(image, "SOPClassUID"))
         if kind != MRImageStorage or _text(image, "NumberOfFrames") not in ("", "1"):
             raise InputError(
-                f"DICOM results can be made for classic MR images (one file a slice), not for {kind.name or 'these'}; "
-                "export the study again as classic MR, or use the NIfTI label map"
+                "DICOM results can be made for classic MR images (one file a slice) and for one enhanced multi-frame "
+                f"MR image, not for {kind.name or 'these'}; export the study again as classic MR, or use the NIfTI "
+                "label map"
             )
+    return False
 
 
 def _text(image: Dataset, keyword: str) -> str:

@@ -38,11 +38,14 @@ class Study:
         The others, each with its reason.
     notes : tuple of str
         What the operator should know, one sentence each.
+    label : str
+        Tells it from the other studies of its folder; empty for the only one.
     """
 
     chosen: Mapping[str, Recognition]
     left_out: tuple[Recognition, ...]
     notes: tuple[str, ...]
+    label: str = ""
 
     @property
     def doubtful(self) -> bool:
@@ -50,17 +53,26 @@ class Study:
         return any(found.doubtful for found in self.chosen.values())
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path, wanted: str | None = None) -> Study:
     """Read the headers of a study and choose a series for each sequence.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one study, or of several.
+    wanted : str, optional
+        Which of several: its number, or the beginning of its UID (see `select_study`).
 
     Raises
     ------
     InputError
-        The folder is not one study of one patient (see `scan_folder`).
+        The folder is not one study of one patient, and none is chosen (see `scan_folder`).
+    ConfigError
+        The wanted study is not there.
     MissingSequenceError
         No series is recognised; the message says why for each.
     """
-    scan = scan_folder(folder)
+    scan = scan_folder(folder, wanted)
     chosen: dict[str, Recognition] = {}
     left_out = []
     recognised = recognise(scan.series)
@@ -75,7 +87,7 @@ def read_study(folder: Path) -> Study:
         raise MissingSequenceError(f"no series of {folder} is a T1, T2 or FLAIR of a whole brain:\n  {reasons}")
     order = {id(series): number for number, series in enumerate(scan.series)}
     left_out.sort(key=lambda found: order[id(found.series)])
-    return Study(chosen, tuple(left_out), _notes(scan.notes, chosen, scan.series))
+    return Study(chosen, tuple(left_out), _notes(scan.notes, chosen, scan.series), scan.label)
 
 
 def _rank(found: Recognition) -> tuple[float, ...]:
@@ -135,7 +147,9 @@ def convert_study(study: Study, folder: Path, name: str) -> Case:
 
 
 @contextmanager
-def converted_study(folder: Path, out: Path, name: str | None, confirm: Callable[[Study], Study]) -> Iterator[Case]:
+def converted_study(
+    folder: Path, out: Path, name: str | None, confirm: Callable[[Study], Study], wanted: str | None = None
+) -> Iterator[Case]:
     """Read, confirm and convert a study; yield its case, whose files lie in a hidden folder of `out` until the end.
 
     Parameters
@@ -145,23 +159,27 @@ def converted_study(folder: Path, out: Path, name: str | None, confirm: Callable
     out : Path
         Made when it is absent.
     name : str or None
-        Of the case; None: the folder's.
+        Of the case; None: the folder's, and with several studies in it their date.
     confirm : callable
         Returns the study as it is to be used, or raises.
+    wanted : str, optional
+        Which study of several (see `select_study`).
 
     Raises
     ------
     GliaLiteError
         See `read_study` and `convert_study`.
     """
-    study = confirm(read_study(folder))
+    study = confirm(read_study(folder, wanted))
     try:
         out.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".dicom-", dir=out, ignore_cleanup_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write in {out}: {error.strerror or error}; choose another folder") from error
     with place as temporary:
-        yield convert_study(study, Path(temporary), name or folder.resolve().name)
+        # a drive has no name
+        named = name or "-".join(part for part in (folder.resolve().name, study.label) if part)
+        yield convert_study(study, Path(temporary), named)
 
 
 def source_of(study: Study, shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> Series:

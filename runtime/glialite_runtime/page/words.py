@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from glialite_runtime.errors import ConfigError
 
-__all__ = ["LANGUAGES", "REVIEWED", "Words", "words_in"]
+__all__ = ["LANGUAGES", "REVIEWED", "Words", "keys_of", "words_in"]
 
 LANGUAGES: Final[Mapping[str, str]] = MappingProxyType(
     {"en": "English", "fr": "français", "pt": "português", "sw": "Kiswahili"}
@@ -45,7 +45,11 @@ class Words:
 
     def say(self, key: str, **values: str | int) -> str:
         """Return the sentence of a key, as plain text, with its values in it."""
-        return _table()[key][self.language].format(**values)
+        return self.template(key).format(**values)
+
+    def template(self, key: str) -> str:
+        """Return the sentence of a key with its values still in braces."""
+        return _table()[key][self.language]
 
     def number(self, value: float, digits: int = 1, *, signed: bool = False) -> str:
         """Return a number as it is written in the language; with `signed`, + or − before it."""
@@ -60,17 +64,24 @@ class Words:
 
     def note(self, found: Mapping[str, Any]) -> str:
         """Return a note of the quality gate (`key`, `values`, `text`); its English text when the key is not known."""
-        sentence = _table().get(f"note.{found['key']}")
-        if sentence is None:
+        if f"note.{found['key']}" not in _table():
             return str(found["text"])
-        values = {name: self._value(value) for name, value in found["values"].items()}
-        return sentence[self.language].format(**values)
+        return self.fill(f"note.{found['key']}", found["values"])
+
+    def fill(self, key: str, values: Mapping[str, str | int | float]) -> str:
+        """Return the sentence of a key; decimals and the names of sequences in it as the language has them."""
+        return self.say(key, **{name: self._value(value) for name, value in values.items()})
 
     def _value(self, value: str | int | float) -> str:
         if isinstance(value, float):
             return self.number(value, 0 if value.is_integer() else 1)
-        sequence = _table().get(f"sequence.{value}")
-        return sequence[self.language] if sequence else str(value)
+        names = (_table().get(f"sequence.{name}") for name in str(value).split(", "))
+        return ", ".join(n[self.language] if n else v for n, v in zip(names, str(value).split(", "), strict=True))
+
+
+def keys_of(group: str) -> list[str]:
+    """Return the keys that begin alike."""
+    return [key for key in _table() if key.startswith(group)]
 
 
 def words_in(language: str) -> Words:

@@ -6,16 +6,18 @@ import http.client
 import io
 import json
 import os
+import re
 import socket
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from glialite_runtime.cases import Case
 from glialite_runtime.clinic import serve as serving
@@ -24,23 +26,35 @@ from glialite_runtime.clinic.serve import ServeOptions, serve
 from glialite_runtime.clinic.worklist import Limits
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.files import write_json
+from glialite_runtime.notes import note
+from glialite_runtime.page.words import LANGUAGES, words_in
+from glialite_runtime.report import ReportOptions
+from glialite_runtime.volume import load_volume
 
 from tests.conftest import save, toy
 
 LIMITS = Limits(file_bytes=1 << 20, case_bytes=2 << 20, files=6, cases=4, spare_bytes=0)
 
 
-def work(case: Case, out: Path) -> dict[str, Any]:
+def work(case: Case, out: Path, wanted: ReportOptions) -> dict[str, Any]:
     """Stand in for the network: the label map is the toy's own."""
+    load_volume(case)  # refuses what is no image
     folder = out / case.name
     save(folder / f"{case.name}-seg.nii.gz", toy().labels, toy().affine)
     (folder / f"{case.name}-report.html").write_text("<p>report")
     files = [f"{case.name}-seg.nii.gz", f"{case.name}-report.html"]
     write_json(folder / f"{case.name}-manifest.json", {"files": dict.fromkeys(files, "")})
+    found = asdict(note("space.coverage", sequence="t1c", percent=80))
+    alignment = {"reference": "t1c", "to_scan_mm": dict.fromkeys(case.paths, np.eye(4).tolist())}
     return {
-        "volumes_ml": {"WT": 1.0, "TC": None, "ET": None},
-        "quality": {"verdict": "good", "notes": []},
+        "volumes_ml": {"WT": 1.25, "TC": None, "ET": None},
+        "volume_intervals_ml": {"WT": {"rate": 0.9, "low": 0.5, "high": 2.0}},
+        "quality": {"verdict": "check", "notes": [found["text"]], "findings": [found]},
+        "bundle": {"trained_on": "synthetic patients only", "golden_crop": "equal"},
         "lesions": [],
+        "lesions_not_listed": 0,
+        "alignment": alignment if wanted.raw else None,
+        "language": wanted.language,
     }
 
 
@@ -78,7 +92,7 @@ class Client:
         found: dict[str, Any] = json.loads(content)
         return found
 
-    def case(self, name: str = "P1") -> str:
+    def case(self, name: str = "P1", *, raw: bool = False) -> str:
         """Drop the toy, start it, wait until it is done, and return its key."""
         key: str = self.json("POST", "/api/cases")["key"]
         chosen = {}
@@ -87,7 +101,7 @@ class Client:
             status, content = self.ask("POST", f"/api/cases/{key}/files?name={name}-{path.name}", path.read_bytes())
             assert (status, json.loads(content)["sequence"]) == (200, sequence)
             chosen[sequence] = f"{name}-{path.name}"
-        self.json("POST", f"/api/cases/{key}/start", {"name": name, "sequences": chosen})
+        self.json("POST", f"/api/cases/{key}/start", {"name": name, "sequences": chosen, "raw": raw})
         for _ in range(500):
             (state,) = [c for c in self.json("GET", "/api/state")["cases"] if c["key"] == key]
             if state["state"] in ("done", "failed"):
@@ -130,6 +144,73 @@ def test_a_case_is_dropped_shown_and_downloaded(client: Client) -> None:
     assert names == [f"P1/P1-{end}" for end in ("seg.nii.gz", "report.html", "manifest.json")]
     client.json("POST", f"/api/cases/{key}/remove")
     assert client.json("GET", "/api/state")["cases"] == []
+
+
+def test_raw_scans_are_asked_for_and_shown_on_their_reference(client: Client) -> None:
+    """The box that was ticked reaches the work; the scans, each on its own grid, are shown under the outline."""
+    key = client.case(raw=True)
+    facts = client.json("GET", f"/api/cases/{key}/scan")
+    size = facts["planes"]["axial"]
+    for sequence in facts["sequences"]:
+        status, content = client.ask(
+            "GET", f"/api/cases/{key}/slice?sequence={sequence}&plane=axial&at={size['start']}"
+        )
+        assert (status, len(content)) == (200, 2 * size["rows"] * size["columns"])
+        assert any(content[: size["rows"] * size["columns"]])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_told_of_a_case_is_in_the_language_that_is_asked_for(client: Client, language: str) -> None:
+    """Numbers, findings of the gate, warnings; another page in another language at the same time."""
+    client.case()
+    told = client.ask("GET", "/api/state", Accept_Language=language)[1]
+    report = json.loads(told)["cases"][0]["report"]
+    words = words_in(language)
+    assert report["regions"][0]["volume"] == words.ml(1.25)
+    assert report["regions"][1]["volume"] == words.say("without_t1c")
+    assert report["warnings"][0] == words.say("note.space.coverage", sequence=words.say("sequence.t1c"), percent=80)
+    assert words.say("synthetic_only") in report["warnings"]
+    assert words.say("not_for_diagnosis").encode() not in told, "the page itself says it"
+
+
+@pytest.mark.parametrize("asked", [None, "de", "sw;q=1", "x" * 2000, "\xff", "en\xe9"])
+def test_a_language_that_there_is_not_is_the_one_that_was_begun_with(client: Client, asked: str | None) -> None:
+    """Whatever a browser sends by itself."""
+    client.case()
+    told = client.json("GET", "/api/state") if asked is None else None
+    status, content = client.ask("GET", "/api/state", Accept_Language=asked)
+    assert status == 200
+    report = json.loads(content)["cases"][0]["report"]
+    assert report["regions"][0]["volume"] == "1.2 mL"
+    assert told is None or told["cases"][0]["report"] == report
+
+
+def test_the_page_holds_the_words_of_every_language(client: Client) -> None:
+    """So that changing it asks for nothing; a word cannot end the script."""
+    content = client.ask("GET", "/")[1].decode()
+    script = content.partition("<script>")[2]
+    facts, _ = json.JSONDecoder().raw_decode(script.partition("const FACTS = ")[2])
+    assert facts["language"] == "en"
+    assert {code: words["serve.quit"] for code, words in facts["words"].items()} == {
+        code: words_in(code).say("serve.quit") for code in LANGUAGES
+    }
+    assert set(re.findall(r"""["'`](serve\.[a-z_]+)["'`]""", content)) <= set(facts["words"]["sw"])
+    assert content.count("</script>") == 1
+
+
+def test_a_refusal_comes_in_the_language_that_is_asked_for(client: Client) -> None:
+    """With the English sentence behind it, and the file as the user knows it; another language later."""
+    key = client.json("POST", "/api/cases")["key"]
+    client.ask("POST", f"/api/cases/{key}/files?name=mine.nii", b"no image")
+    client.json("POST", f"/api/cases/{key}/start", {"name": "bad", "sequences": {"t1c": "mine.nii"}})
+    client.case("good")
+    said = {}
+    for language in LANGUAGES:
+        cases = json.loads(client.ask("GET", "/api/state", Accept_Language=language)[1])["cases"]
+        (said[language],) = [c["sentence"] for c in cases if c["key"] == key]
+    assert said["en"] == "mine.nii is not a single-file NIfTI image (.nii or .nii.gz)"
+    assert said["sw"].startswith("mine.nii si picha ya NIfTI")
+    assert all(sentence.count(said["en"]) == 1 for sentence in said.values())
 
 
 def test_a_case_that_is_there_already_is_not_overwritten(client: Client) -> None:
@@ -224,7 +305,8 @@ def test_oversized_uploads_are_refused_before_they_come(client: Client) -> None:
         assert client.ask("POST", f"{path}{n}", bytes(1 << 20))[0] == 200
     assert client.ask("POST", path + "more", b"x")[0] == 400
     assert client.ask("POST", f"/api/cases/{key}/start", bytes(1 << 17))[0] == 400
-    for body in (b"[]", b"{", b"[" * 50_000, b'{"name": 1}', b'{"name": "a", "sequences": {"t1c": 3}}', b"\xff"):
+    wrong = (b'{"name": 1}', b'{"name": "a", "sequences": {"t1c": 3}}', b'{"name": "a", "raw": 1}')
+    for body in (b"[]", b"{", b"[" * 50_000, *wrong, b"\xff"):
         assert client.ask("POST", f"/api/cases/{key}/start", body)[0] == 400
 
 

@@ -50,6 +50,26 @@ def test_the_crop_loses_no_brain(scan: Scan) -> None:
     assert not inside.all()
 
 
+def test_raw_scans_are_laid_on_their_reference(tmp_path: Path) -> None:
+    """One stored upside down and moved by 3 mm lies under the outline again; the reference is left as it is."""
+    case, moved = toy(), np.eye(4)
+    write_case(tmp_path / "P01", case)
+    moved[0, 3] = 3.0
+    turned = case.affine @ np.diag([1.0, 1.0, -1.0, 1.0])
+    turned[:3, 3] = (case.affine @ [0, 0, case.labels.shape[2] - 1, 1])[:3]
+    save(tmp_path / "P01" / "P01-t2f.nii.gz", case.images["t2f"][:, :, ::-1], moved @ turned)
+    alignment = {
+        "reference": "t1c",
+        "to_scan_mm": {s: (moved if s == "t2f" else np.eye(4)).tolist() for s in case.images},
+    }
+    labels = tmp_path / "P01" / "P01-seg.nii.gz"
+    shown = load_scan(find_case(tmp_path / "P01"), labels, alignment).volume
+    write_case(tmp_path / "P01", case)
+    straight = load_scan(find_case(tmp_path / "P01"), labels).volume
+    for sequence, channel, expected in zip(shown.sequences, shown.channels, straight.channels, strict=True):
+        np.testing.assert_allclose(channel, expected, atol=0 if sequence == "t1c" else 0.5)
+
+
 def test_a_label_map_of_another_grid_is_refused(tmp_path: Path) -> None:
     """Its outline would lie on the wrong place."""
     case = toy()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,21 @@ def test_a_failed_case_is_recorded_once_and_tried_again_when_its_files_change(de
     assert desk.run() == 0
     assert desk.worked == ["A", "A"]
     assert not notice.exists()
+
+
+def test_the_notice_of_a_failed_case_is_in_the_language_of_the_clinic(desk: Desk) -> None:
+    """With the English sentence behind it; the journal, which others read too, stays English."""
+    fill(desk.inbox / "A")
+
+    def refuse(case: Case) -> str:
+        raise InputError("t1c is empty: every voxel is 0")
+
+    assert desk.run(refuse, replace(QUICK, language="fr")) == 1
+    notice = (desk.outbox / "A-not-segmented.txt").read_text("utf-8")
+    assert notice.startswith("A n'a pas été segmenté : T1 avec contraste est vide : tous les voxels valent 0 (")
+    assert notice.endswith("t1c is empty: every voxel is 0)\n")
+    assert read_journal(desk.outbox / JOURNAL_NAME)[-1].sentence == "t1c is empty: every voxel is 0"
+    assert desk.told == [("failed", "A", "t1c is empty: every voxel is 0")]
 
 
 def test_a_growing_file_is_waited_for(desk: Desk) -> None:

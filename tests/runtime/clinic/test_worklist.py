@@ -11,6 +11,7 @@ import pytest
 from glialite_runtime.cases import Case
 from glialite_runtime.clinic.worklist import Limits, Result, Worklist
 from glialite_runtime.errors import ConfigError, InputError, OutputError
+from glialite_runtime.report import ReportOptions
 
 LIMITS = Limits(file_bytes=100, case_bytes=150, files=4, cases=2, spare_bytes=0)
 
@@ -107,7 +108,7 @@ def test_a_choice_that_makes_no_sense_is_refused(worklist: Worklist, chosen: dic
 def run(worklist: Worklist, seen: list[Case], problem: Exception | None = None) -> None:
     stop = threading.Event()
 
-    def work(case: Case) -> Result:
+    def work(case: Case, wanted: ReportOptions) -> Result:
         seen.append(case)
         stop.set()
         if problem is not None:
@@ -167,7 +168,7 @@ def test_what_is_worked_on_cannot_be_removed_or_changed(worklist: Worklist) -> N
     worklist.start(key, "P1", {"t1c": "a.nii"})
     problems = []
 
-    def work(case: Case) -> Result:
+    def work(case: Case, wanted: ReportOptions) -> Result:
         for attempt in (
             lambda: worklist.remove(key),
             lambda: worklist.receive(key, "b", 1, io.BytesIO(b"x")),

@@ -105,7 +105,7 @@ def test_a_tilted_stack_is_fine(tmp_path: Path) -> None:
         ({"PatientID": ""}, "no patient ID"),
         ({"PatientName": "Otieno^B"}, "more than one patient"),
         ({"PatientBirthDate": "19810102"}, "born 19810102"),
-        ({"StudyInstanceUID": "1.2.3", "StudyDate": "20240101"}, "more than one study.*20240101"),
+        ({"StudyInstanceUID": "1.2.3", "StudyDate": "20240101"}, "holds 2 studies"),
     ],
 )
 def test_another_patient_or_study_is_refused(study_folder: Path, tags: dict[str, str], words: str) -> None:

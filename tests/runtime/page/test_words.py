@@ -8,7 +8,7 @@ from json import loads
 from string import Formatter
 
 import pytest
-from glialite_runtime import page
+from glialite_runtime import clinic, page
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.notes import SENTENCES, note
 from glialite_runtime.page.words import LANGUAGES, REVIEWED, Words, words_in
@@ -43,11 +43,14 @@ def test_every_note_of_the_gate_is_in_the_table(key: str) -> None:
 
 def test_every_key_that_the_page_asks_for_is_there_and_none_is_left_over() -> None:
     """Words spelt out in the code, and groups of keys (`side.…`) whose end is put together."""
-    code = "".join(f.read_text("utf-8") for f in files(page).iterdir() if f.name.endswith(".py"))
+    modules = [*files(page).iterdir(), *files(clinic).iterdir()]
+    code = "".join(f.read_text("utf-8") for f in modules if f.name.endswith((".py", ".html")))
     spelt = set(re.findall(r"""["']([a-z0-9_]+(?:\.[a-zA-Z0-9_]+)*)["']""", code))
-    groups = set(re.findall(r"""["']([a-z]+\.)(?:["'{])""", code))
+    groups = set(re.findall(r"""["']([a-z]+\.)(?:["'{])""", code)) - {"serve."}  # each of these is spelt out
     unused = {k for k in TABLE if k not in spelt and not any(k.startswith(group) for group in groups)}
     assert unused == set()
+    asked = {word for word in spelt if word.startswith("serve.")}
+    assert asked <= set(TABLE), "the page asks for words that are not there"
 
 
 def test_notes_are_translated_with_their_values() -> None:
