@@ -43,6 +43,10 @@ class Body:
         Lower = wider sulci; growth of the ventricles; strength of individual folding.
     hull, surface_mm : float
         The brain mask: 0 follows the gyri, 1 spans the sulci; its offset outwards.
+    bend_whole_mm, cortex_mm : float
+        SD of the displacement over the whole head, which makes it asymmetric; how much thicker the cortex is.
+    remnant_mm : float
+        Thickness of muscle and fat that the skull stripper left; 0 or below: none.
     """
 
     matrix: npt.NDArray[np.float64]
@@ -53,6 +57,9 @@ class Body:
     fold: float
     hull: float
     surface_mm: float
+    bend_whole_mm: float
+    cortex_mm: float
+    remnant_mm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ def draw_body(seed: int, ranges: AnatomyRanges) -> Body:
     age = rng.uniform()  # one number moves sulci and ventricles together
     threshold = np.interp(1 - age, (0, 1), ranges.sulcus_threshold) + rng.normal(0, 0.25)
     ventricle = np.interp(age**1.5, (0, 1), ranges.ventricle_mm) + rng.normal(0, 0.5)
+    apart = stream(seed, "body apart")
     return Body(
         matrix=(np.diag(1 / scale) @ rotation) + shear,
         seed=seed,
@@ -100,12 +108,15 @@ def draw_body(seed: int, ranges: AnatomyRanges) -> Body:
         fold=rng.uniform(*ranges.fold),
         hull=rng.uniform(),
         surface_mm=rng.uniform(*ranges.surface_mm),
+        bend_whole_mm=apart.uniform(*ranges.bend_whole_mm),
+        cortex_mm=apart.uniform(*ranges.cortex_mm),
+        remnant_mm=apart.uniform(*ranges.remnant_mm),
     )
 
 
 def _template_voxels(body: Body, grid: Grid, push: tuple[Grid, Array] | None) -> Array:
     """Return where each voxel of `grid` comes from: (3, z, y, x) voxels of the 1 mm template."""
-    rng = stream(body.seed, "bend")
+    rng, whole = stream(body.seed, "bend"), stream(body.seed, "bend whole")
     z, y, x = (axis - centre for axis, centre in zip(grid.axes, _CENTRE_MM, strict=True))
     out = np.empty((3, *grid.shape), np.float32)
     for row in range(3):
@@ -113,6 +124,8 @@ def _template_voxels(body: Body, grid: Grid, push: tuple[Grid, Array] | None) ->
         out[row] = (m[0] * z + np.float32(_CENTRE_VOXEL[row]))[:, None, None] + (m[1] * y)[:, None] + m[2] * x
         out[row] += np.float32(body.bend_mm[0]) * smooth_field(rng, grid, 40.0)
         out[row] += np.float32(body.bend_mm[1]) * smooth_field(rng, grid, 17.0)
+        if body.bend_whole_mm:
+            out[row] += np.float32(body.bend_whole_mm) * smooth_field(whole, grid, 80.0)
         if push is not None:
             source, displacement = push
             axes = zip(grid.axes, source.axes, strict=True)
@@ -161,7 +174,10 @@ def tissues(body: Body, grid: Grid, push: tuple[Grid, Array] | None = None) -> A
     csf = sigmoid(sharp * np.float32(0.6) * sulcus)
     ventricle = ventricle_depth + np.float32(body.ventricle_mm) * (1 + np.float32(0.35) * smooth_field(rng, grid, 30.0))
     np.maximum(csf, sigmoid(sharp * ventricle), out=csf)
-    white = sigmoid(-sharp * (white_depth + np.float32(0.9) * folds * (1 - direct)))
+    cortex = np.float32(0.9) * folds
+    if body.cortex_mm:
+        cortex += np.float32(body.cortex_mm) * (1 + np.float32(0.5) * smooth_field(rng, grid, 28.0))
+    white = sigmoid(-sharp * (white_depth + cortex * (1 - direct)))
     white += direct * (white_soft - white)
     white *= 1 - csf
     mni = voxels - np.array(ORIGIN_VOXEL, np.float32)[:, None, None, None]

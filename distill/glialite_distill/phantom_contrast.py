@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,15 @@ __all__ = ["Extras", "draw_values", "extras", "paint"]
 
 Array = npt.NDArray[np.float32]
 
+_LEAST_GAP: Final = 0.08
+"""Logarithm of core to oedema in the sequence that tells them apart best."""
+_UNEVEN: Final[Mapping[str, float]] = {"t1n": 0.05, "t1c": 0.05, "t2w": 0.08, "t2f": 0.1}
+"""SD of a core's logarithm by each field of a `TumourParts.mixture` of SD 1."""
+_CHALK: Final[Mapping[str, tuple[float, float]]] = {
+    "t1n": (-0.4, 0.3), "t1c": (-0.4, 0.3), "t2w": (-1.4, -0.5), "t2f": (-1.2, -0.4),
+}  # fmt: skip
+"""What calcification adds to the logarithm."""
+
 
 @dataclass(frozen=True, slots=True)
 class Extras:
@@ -33,6 +43,7 @@ class Extras:
     dura: Array
     plexus: Array
     rind: Array
+    remnant: Array | None
 
 
 def draw_values(seed: int, settings: PhantomSettings) -> dict[str, dict[str, float]]:
@@ -47,11 +58,26 @@ def draw_values(seed: int, settings: PhantomSettings) -> dict[str, dict[str, flo
             # T1n and T1c come from one scanner and one tissue: their draws go together
             place = 0.75 * shared[tissue] + 0.25 * rng.uniform() if sequence in ("t1n", "t1c") else rng.uniform()
             values[sequence][tissue] = float(np.interp(place, (0, 1), ranges[tissue]))
+    if settings.tumour.alike:
+        _liken(stream(seed, "alike"), values, settings.tumour.alike)
     return values
 
 
-def extras(seed: int, anatomy: Anatomy, grid: Grid) -> Extras:
-    """Lay vessels, sinuses, meninges and choroid plexus through one patient's brain."""
+def _liken(rng: np.random.Generator, values: dict[str, dict[str, float]], share: float) -> None:
+    """Draw a share of the cores about as bright as oedema; every core stays apart from it in one sequence at least."""
+    alike, darker = rng.uniform() < share, rng.uniform(-0.08, 0.4)
+    for sequence, brighter in zip(SEQUENCES, rng.uniform((0, 0, -0.15, -0.2), (0, 0, 0.3, 0.25)), strict=True):
+        if alike:
+            place = brighter if sequence in ("t2w", "t2f") else -darker
+            values[sequence]["solid"] = values[sequence]["oedema"] * float(np.exp(place))
+    gaps = [abs(np.log(values[s]["solid"] / values[s]["oedema"])) for s in ("t1n", "t2w", "t2f")]
+    if max(gaps) < _LEAST_GAP:
+        for sequence in ("t1n", "t1c"):
+            values[sequence]["solid"] = values[sequence]["oedema"] * (1 - _LEAST_GAP)
+
+
+def extras(seed: int, anatomy: Anatomy, grid: Grid, remnant_mm: float = 0.0) -> Extras:
+    """Lay vessels, sinuses, meninges and choroid plexus through one patient's brain; `remnant_mm` of muscle and fat."""
     rng = stream(seed, "extras")
     sup, ant, right = anatomy.mni
     depth = anatomy.surface_depth
@@ -87,7 +113,12 @@ def extras(seed: int, anatomy: Anatomy, grid: Grid) -> Extras:
     left = sigmoid(3 * (band_field(rng, grid, (20.0, 6.0)) + np.float32(rng.uniform(0.0, 2.0))))
     rind = left * sigmoid(2 * narrow * (np.float32(rng.uniform(0.3, 2.4)) - depth))
     rind *= np.maximum(sigmoid((anatomy.csf - np.float32(0.3)) * 10), np.float32(rng.uniform(0, 1)))
-    return Extras(vessel, dura * (1 - vessel), plexus, rind)
+    remnant = None
+    if remnant_mm > 0:
+        rng = stream(seed, "remnant")
+        where = sigmoid(6 * (band_field(rng, grid, (22.0, 7.0)) - np.float32(rng.uniform(0.6, 1.8))))
+        remnant = where * sigmoid(2 * narrow * (np.float32(remnant_mm) - depth))
+    return Extras(vessel, dura * (1 - vessel), plexus, rind, remnant)
 
 
 def paint(
@@ -114,6 +145,8 @@ def paint(
     texture = band_field(rng, grid, (7.0, 2.8), 1.0)
     mottle = smooth_field(rng, grid, 3.0)
     caps = _caps(rng, anatomy, grid)
+    loads = _loads(seed)
+    left = stream(seed, "remnant values").uniform((0.7, 0.7, 0.5, 0.5), (2.2, 2.4, 2.2, 1.8)).astype(np.float32)
     out = np.empty((len(SEQUENCES), *grid.shape), np.float32)
     for channel, sequence in enumerate(SEQUENCES):
         v = values[sequence]
@@ -132,10 +165,22 @@ def paint(
         image += anatomy.csf * np.float32(v["csf"])
         image -= beside.rind * np.float32(rng.uniform(0.4, 0.9)) * image
         if parts is not None:
-            _paint_tumour(image, v, parts, texture, sequence)
+            _paint_tumour(image, v, parts, texture, sequence, loads[channel])
         for amount, tissue in ((beside.plexus, "plexus"), (beside.dura, "dura"), (beside.vessel, "vessel")):
             image += amount * (np.float32(v[tissue]) - image)
+        if beside.remnant is not None:
+            image += beside.remnant * (left[channel] - image)
         out[channel] = image
+    return out
+
+
+def _loads(seed: int) -> Array:
+    """Draw how each field of a mixture acts on each sequence: (sequences, fields) logarithms; T1n and T1c agree."""
+    rng = stream(seed, "loads")
+    loads = rng.normal(0, np.array([_UNEVEN[s] for s in SEQUENCES])[:, None], (len(SEQUENCES), 3))
+    chalk = rng.uniform(*np.transpose([_CHALK[s] for s in SEQUENCES]))[:, None]
+    out = np.hstack((loads, chalk)).astype(np.float32)
+    out[1] = out[0] + np.float32(0.3) * out[1] * (np.arange(4) < 3)
     return out
 
 
@@ -150,15 +195,19 @@ def _caps(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Array:
     return caps
 
 
-def _paint_tumour(image: Array, v: Mapping[str, float], parts: TumourParts, texture: Array, sequence: str) -> None:
-    """Mix the tumour into `image` in place."""
-    grain = 1 + np.float32(0.10) * texture
-    image += parts.oedema * (np.float32(v["oedema"]) * (1 + np.float32(0.05) * texture) - image)
+def _paint_tumour(
+    image: Array, v: Mapping[str, float], parts: TumourParts, texture: Array, sequence: str, loads: Array
+) -> None:
+    """Mix the tumour into `image` in place; `loads` are the sequence's row of `_loads`."""
+    swollen = np.float32(v["oedema"]) * (1 + np.float32(0.05) * texture)
+    if len(parts.mixture):  # oedema is uneven too, but less
+        swollen *= np.exp(np.float32(0.5) * np.tensordot(loads[:3], parts.mixture[:3], 1))
+    image += parts.oedema * (swollen - image)
     inside = np.float32(v["solid"]) + np.zeros_like(image)
     share = parts.fluid / np.maximum(parts.core, 1e-3)
     inside += share * (np.float32(v["fluid"]) - inside)
-    inside *= grain
-    share = parts.enhancing / np.maximum(parts.core, 1e-3)
+    inside *= np.exp(np.tensordot(loads, parts.mixture, 1)) if len(parts.mixture) else 1 + np.float32(0.10) * texture
+    share = parts.enhancing / np.maximum(parts.core, 1e-3) * parts.strength
     rough = 1 + np.float32(0.2 if sequence == "t1c" else 0.1) * texture
     inside += share * (np.float32(v["enhancing"]) * rough - inside)
     image += parts.core * (inside - image)

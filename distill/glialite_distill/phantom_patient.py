@@ -19,7 +19,7 @@ from glialite_distill.tumour import draw_tumour, grow_core, grow_oedema, mass_ef
 
 __all__ = ["GENERATOR_VERSION", "Phantom", "case_affine", "make_phantom"]
 
-GENERATOR_VERSION: Final = 2
+GENERATOR_VERSION: Final = 3
 """Rises whenever the same seed gives another patient."""
 
 _COARSE_MM: Final = 2
@@ -85,7 +85,7 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
     inside = _brain_mask(seed, anatomy.surface_depth, grid)
     if stream(scan, "cut").uniform() < settings.scanner.cut:
         inside &= _scanned(scan, inside, grid)
-    perfect = paint(scan, values, anatomy, extras(seed, anatomy, grid), parts, grid)
+    perfect = paint(scan, values, anatomy, extras(seed, anatomy, grid, body.remnant_mm), parts, grid)
     scanners = {sequence: draw_scanner(scan, sequence, settings.scanner) for sequence in SEQUENCES}
     images = np.zeros((len(SEQUENCES), *whole.shape), np.int16)
     labels = np.zeros(whole.shape, np.uint8)

@@ -32,6 +32,8 @@ class Scanner:
         Share of the 99.5th percentile above which values are compressed; 0 is off.
     gamma : float
         Exponent of the grey values; 1 leaves them.
+    overshoot : float
+        See `ScannerRanges`.
     off : array (3, 4) float64, or None
         Where each voxel (z, y, x) of the sequence comes from, mm about the middle of the head: a rotation and a shift.
     gain : float
@@ -48,6 +50,7 @@ class Scanner:
     slice_axis: int
     saturation: float
     gamma: float
+    overshoot: float
     off: tuple[tuple[float, ...], ...] | None
     gain: float
     coil_side: tuple[float, float, float]
@@ -71,6 +74,7 @@ def draw_scanner(seed: int, sequence: str, ranges: ScannerRanges) -> Scanner:
         slice_axis=slice_axis,
         saturation=float(rng.uniform(0.55, 0.95)) if rng.uniform() < ranges.saturation else 0.0,
         gamma=float(np.exp(stream(seed, f"gamma {sequence}").uniform(*np.log(ranges.gamma)))),
+        overshoot=float(stream(seed, f"overshoot {sequence}").uniform(*ranges.overshoot)),
         off=_draw_offset(seed, sequence, ranges),
         gain=float(np.exp(rng.uniform(np.log(150), np.log(1500)))),
         coil_side=(float(side[0]), float(side[1]), float(side[2])),
@@ -118,6 +122,8 @@ def acquire(
     seen += for_noise[0]
     seen = np.hypot(seen, for_noise[1])
     seen = separable(seen, up)
+    if scanner.overshoot > 0:
+        seen = _resampled(seen, inside, scanner.overshoot, grid)
     if scanner.saturation:
         knee = np.float32(scanner.saturation * np.percentile(seen[inside][::7], 99.5))
         above = np.maximum(seen - knee, 0)
@@ -152,6 +158,15 @@ def _moved(image: Array, off: npt.NDArray[np.float64], grid: Grid) -> Array:
     start = (about + matrix @ (first - about) + shift - first) / grid.spacing_mm
     moved: Array = ndimage.affine_transform(image, matrix, start, order=1, mode="nearest")
     return moved
+
+
+def _resampled(image: Array, inside: npt.NDArray[np.bool_], overshoot: float, grid: Grid) -> Array:
+    """Return a sequence as splines leave it: its stripped border mixed with the background, its edges overshot."""
+    first, second, third = (_gaussian(axis, 0.8 * grid.spacing_mm) for axis in grid.axes)
+    near = (first, second, third)
+    seen = image * separable(inside.astype(np.float32), near)
+    seen += np.float32(overshoot) * (seen - separable(seen, near))
+    return seen
 
 
 def _sampling(scanner: Scanner, grid: Grid) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:

@@ -42,7 +42,10 @@ NOISE: Final[Mapping[str, float]] = {"t1n": 0.8, "t1c": 1.0, "t2w": 3.0, "t2f": 
 
 @dataclass(frozen=True, slots=True)
 class AnatomyRanges:
-    """How one brain differs from the next (see `anatomy.Body`)."""
+    """How one brain differs from the next (see `anatomy.Body`); mm but for ratios.
+
+    `remnant_mm` is the thickness of what a skull stripper leaves of muscle and fat: brighter than brain, in patches.
+    """
 
     scale: Range = (0.88, 0.97)
     stretch: float = 0.03
@@ -54,6 +57,9 @@ class AnatomyRanges:
     ventricle_mm: Range = (-0.5, 4.5)
     fold: Range = (0.6, 1.4)
     surface_mm: Range = (-2.0, 1.3)
+    bend_whole_mm: Range = (0.0, 0.0)
+    cortex_mm: Range = (0.0, 0.0)
+    remnant_mm: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +71,29 @@ class TumourRanges:
     absent : float
         Share of brains without a tumour.
     kinds : mapping of kind to weight
-        ring, solid, patchy, cystic (all enhancing) and diffuse (no enhancement).
+        ring, solid, patchy, cystic, nodular (all enhancing) and diffuse (no enhancement).
     core_ml, oedema_ratio : Range
         Volume of the core and oedema per core volume, both drawn log-uniformly.
+    diffuse_ml : Range or None
+        Volume of the core of diffuse tumours; None as that of the others.
+    diffuse_oedema : Range
+        Oedema per core volume of diffuse tumours, drawn uniformly.
     multifocal, satellites, bleeding : float
         Shares of enhancing tumours with a second focus, with satellites, with blood products.
     rim_mm, rim_break : Range
         Thickness of the enhancing rim; how much of it is missing (0 none, 1 about half).
     roughness : Range
         SD of the growth speed's logarithm.
-    push : Range
-        Mass effect: displacement per radius of the core.
+    push, reach : Range
+        Mass effect: displacement per radius of the core; how far it reaches, in such radii.
+    faint : Range
+        How much weaker the weakest part of the rim enhances than the strongest.
+    mixed : Range
+        How uneven the core is inside: 0 is one tissue and fluid, 1 as uneven as real ones.
+    calcified : float
+        Share of uneven cores with calcification.
+    alike : float
+        Share of cores that are about as bright as oedema in T2w and FLAIR: told apart by T1, texture and border.
     """
 
     absent: float = 0.08
@@ -91,6 +109,13 @@ class TumourRanges:
     rim_break: Range = (0.0, 0.9)
     roughness: Range = (0.25, 0.55)
     push: Range = (0.05, 0.4)
+    diffuse_ml: Range | None = None
+    diffuse_oedema: Range = (0.3, 1.6)
+    reach: Range = (0.7, 0.7)
+    faint: Range = (0.0, 0.0)
+    mixed: Range = (0.0, 0.0)
+    calcified: float = 0.0
+    alike: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +143,8 @@ class ScannerRanges:
         SD of what a sequence is off the others along and about each axis: registration that did not quite succeed.
     cut : float
         Share of patients whose scan ends within the brain.
+    overshoot : Range
+        What splines overshoot by where a brain stripped of its skull was resampled; below 0: it was not.
     """
 
     noise: Range = (0.012, 0.05)
@@ -131,6 +158,7 @@ class ScannerRanges:
     shift_mm: float = 0.0
     turn_deg: float = 0.0
     cut: float = 0.0
+    overshoot: Range = (0.0, 0.0)
 
 
 _CONTRAST: Final[Mapping[str, Mapping[str, Range]]] = {
@@ -278,8 +306,8 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
         },
         anatomy=replace(
             settings.anatomy, scale=(0.85, 1.0), stretch=0.06, tilt_deg=4.0, shear=0.025, bend_long_mm=(1.2, 4.5),
-            bend_short_mm=(0.8, 2.0), sulcus_threshold=(1.7, 4.6), ventricle_mm=(-0.5, 7.0), fold=(0.6, 1.7),
-            surface_mm=(-2.5, 2.5),
+            bend_short_mm=(0.8, 2.0), sulcus_threshold=(1.5, 4.8), ventricle_mm=(-2.0, 8.0), fold=(0.6, 1.7),
+            surface_mm=(-2.5, 2.5), bend_whole_mm=(0.0, 4.0), cortex_mm=(-0.7, 0.9), remnant_mm=(-3.0, 2.5),
         ),
         scanner=replace(
             scanner,
@@ -289,13 +317,16 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
             bias=(0.02, 0.13),
             saturation=0.25,
             gamma=(0.7, 1.4),
-            shift_mm=0.5,
-            turn_deg=0.4,
+            shift_mm=0.7,
+            turn_deg=0.5,
             cut=0.12,
+            overshoot=(-0.6, 0.6),
         ),
         tumour=replace(
             tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(1.2, 7.0),
-            rim_break=(0.0, 1.1), roughness=(0.2, 0.65), push=(0.0, 0.5),
+            kinds={"ring": 0.36, "solid": 0.12, "patchy": 0.12, "cystic": 0.08, "nodular": 0.1, "diffuse": 0.22},
+            rim_break=(0.0, 1.25), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
+            diffuse_oedema=(0.0, 1.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45,
         ),
     )  # fmt: skip
 

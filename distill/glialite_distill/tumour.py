@@ -39,17 +39,19 @@ class Tumour:
     Attributes
     ----------
     kind : str
-        ring, solid, patchy, cystic or diffuse.
+        ring, solid, patchy, cystic, nodular or diffuse.
     core_ml, oedema_ml : float
         Wanted volumes.
     foci, satellites : int
         Main foci, the first of which is the larger, and small ones near it.
-    rim_mm, rim_break, roughness, push : float
+    rim_mm, rim_break, roughness, push, reach, faint, mixed : float
         See `TumourRanges`.
     bleeding, fluid : float
         Share of the necrosis with blood products; share of the non-enhancing core that is fluid.
     edge_mm : float
         Width of the oedema's soft border.
+    calcified : bool
+        Whether an uneven core has calcification.
     seed : int
         Seed of its smooth fields.
     """
@@ -66,15 +68,25 @@ class Tumour:
     bleeding: float
     fluid: float
     edge_mm: float
+    reach: float
+    faint: float
+    mixed: float
+    calcified: bool
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class TumourParts:
-    """Fractions of a voxel, each (z, y, x) float32 in 0..1, and the label map that they amount to (uint8)."""
+    """Fractions of a voxel, each (z, y, x) float32 in 0..1, and the label map that they amount to (uint8).
+
+    `strength` is how much of the full enhancement each voxel shows, 0..1. `mixture` (k, z, y, x) are fields that make
+    the core uneven, SD about the tumour's `mixed`, the last of them calcification in 0..1; k is 0 for an even core.
+    """
 
     core: Array
     enhancing: Array
+    strength: Array
+    mixture: Array
     fluid: Array
     blood: Array
     oedema: Array
@@ -88,12 +100,14 @@ def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour 
     names = tuple(ranges.kinds)
     weights = np.array([ranges.kinds[name] for name in names])
     kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    core_ml = float(np.exp(rng.uniform(*np.log(ranges.core_ml))))
+    sizes = ranges.diffuse_ml if kind == "diffuse" and ranges.diffuse_ml else ranges.core_ml
+    core_ml = float(np.exp(rng.uniform(*np.log(sizes))))
     ratio = float(np.exp(rng.uniform(*np.log(ranges.oedema_ratio))))
     if kind == "diffuse":
-        ratio = float(rng.uniform(0.3, 1.6))
+        ratio = float(rng.uniform(*ranges.diffuse_oedema))
     oedema_ml = min(core_ml * ratio, 140.0) + (float(rng.uniform(1, 12)) if core_ml < 8 else 0.0)
     enhancing = kind != "diffuse"
+    apart = stream(seed, "tumour apart")
     tumour = Tumour(
         kind=kind,
         core_ml=core_ml * growth,
@@ -107,6 +121,10 @@ def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour 
         bleeding=float(rng.uniform(0.2, 0.7)) if enhancing and rng.uniform() < ranges.bleeding else 0.0,
         fluid=float(rng.uniform(*{"cystic": (0.85, 1.0), "diffuse": (0.0, 0.4)}.get(kind, (0.0, 1.0)))),
         edge_mm=float(rng.uniform(0.6, 2.5)),
+        reach=float(apart.uniform(*ranges.reach)),
+        faint=float(apart.uniform(*ranges.faint)),
+        mixed=float(apart.uniform(*ranges.mixed)),
+        calcified=bool(apart.uniform() < ranges.calcified),
         seed=seed,
     )
     return tumour if present else None
@@ -197,7 +215,7 @@ def mass_effect_mm(core_level: Array, tumour: Tumour, grid: Grid) -> tuple[Grid,
     half = Grid(grid.z[::2], grid.y[::2], grid.x[::2])
     core = ndimage.gaussian_filter((core_level > 0).astype(np.float32), 1.0)[::2, ::2, ::2]
     radius_mm = float((3 / (4 * np.pi) * core.sum() * half.spacing_mm**3) ** (1 / 3))
-    pull = np.array(np.gradient(ndimage.gaussian_filter(core, max(1.5, 0.7 * radius_mm / half.spacing_mm))))
+    pull = np.array(np.gradient(ndimage.gaussian_filter(core, max(1.5, tumour.reach * radius_mm / half.spacing_mm))))
     strongest = float(np.sqrt((pull**2).sum(0)).max())
     pull *= np.float32(tumour.push * radius_mm / max(strongest, 1e-6))
     return half, pull.astype(np.float32)
@@ -253,7 +271,22 @@ def tumour_parts(
     labels[swollen > 0.5] = SNFH
     labels[core > 0.5] = NETC
     labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
-    return TumourParts(core, enhancing, fluid, blood, swollen, labels)
+    strength, mixture = _uneven(tumour, grid)
+    return TumourParts(core, enhancing, strength, mixture, fluid, blood, swollen, labels)
+
+
+def _uneven(tumour: Tumour, grid: Grid) -> tuple[Array, Array]:
+    """Return how strongly each voxel enhances, and the fields that make the core uneven (see `TumourParts`)."""
+    rng = stream(tumour.seed, "uneven")
+    strength, mixture = np.ones(grid.shape, np.float32), np.empty((0, *grid.shape), np.float32)
+    if tumour.faint:
+        strength -= np.float32(tumour.faint) * sigmoid(3 * smooth_field(rng, grid, 14.0))
+    if tumour.mixed:
+        large = 1.3 * np.tanh(2.5 * smooth_field(rng, grid, 13.0))  # islands with clear borders
+        fields = large, band_field(rng, grid, (8.0, 4.0), 0.9), smooth_field(rng, grid, 3.0)
+        chalk = sigmoid(9 * (smooth_field(rng, grid, 5.0) - np.float32(1.4 if tumour.calcified else 99)))
+        mixture = np.stack((*(np.float32(tumour.mixed) * field for field in fields), chalk)).astype(np.float32)
+    return strength, mixture
 
 
 def _rim_level(depth: Array, fine: Array, middle: Array, patches: Array, tumour: Tumour) -> Array:
@@ -261,6 +294,9 @@ def _rim_level(depth: Array, fine: Array, middle: Array, patches: Array, tumour:
     if tumour.kind == "diffuse":
         return np.full_like(depth, -50.0)
     broken = np.maximum(patches - np.float32(2.2 - 2 * tumour.rim_break), 0) * np.float32(8)
+    if tumour.kind == "nodular":
+        nodes = np.float32(0.8) * middle + np.float32(0.6) * patches - np.float32(0.7 + 0.4 * tumour.rim_break)
+        return (np.float32(3) * nodes).astype(np.float32)
     if tumour.kind == "patchy":
         return (np.float32(3) * (patches + np.float32(0.5) * middle - np.float32(0.9))).astype(np.float32)
     thickness = {"ring": 1.0, "solid": 3.5, "cystic": 0.6}[tumour.kind] * tumour.rim_mm

@@ -62,6 +62,24 @@ def test_wider_sulci_and_larger_ventricles_make_more_csf(body: Body, anatomy: An
     assert csf_ml(tissues(replace(body, ventricle_mm=4.0), GRID)) > before + 10
 
 
+def test_a_thicker_cortex_leaves_less_white_matter(body: Body, anatomy: Anatomy) -> None:
+    """Grey matter grows at the cost of white matter, CSF stays."""
+    brain = anatomy.surface_depth > 0
+    thick = tissues(replace(body, cortex_mm=0.8), GRID)
+    assert thick.grey[brain].mean() > anatomy.grey[brain].mean() + 0.03
+    np.testing.assert_allclose(thick.csf, anatomy.csf, atol=1e-6)
+
+
+def test_bending_the_whole_head_makes_it_asymmetric(body: Body) -> None:
+    """Right and left hemisphere of a straight template are alike; bent over the whole head they differ."""
+    straight = replace(body, matrix=np.eye(3), bend_mm=(0.0, 0.0))
+    uneven = []
+    for bend in (0.0, 4.0):
+        depth = tissues(replace(straight, bend_whole_mm=bend), GRID).surface_depth
+        uneven.append(float(np.abs(depth - depth[..., ::-1])[depth > 0].mean()))
+    assert uneven[1] > uneven[0] + 1
+
+
 def test_a_push_moves_tissue_away(body: Body) -> None:
     """A constant backward displacement of 4 mm along x shifts the whole brain by two voxels of 2 mm."""
     half = Grid(GRID.z[::2], GRID.y[::2], GRID.x[::2])

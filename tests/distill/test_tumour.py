@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from glialite_distill.anatomy import Anatomy, draw_body, tissues
 from glialite_distill.phantom_fields import Grid
-from glialite_distill.phantom_worlds import AnatomyRanges, TumourRanges
+from glialite_distill.phantom_worlds import AnatomyRanges, TumourRanges, settings_for
 from glialite_distill.tumour import (
     Tumour,
     TumourParts,
@@ -25,7 +25,7 @@ from scipy import ndimage
 GRID = Grid.whole(2)
 RING = Tumour(
     kind="ring", core_ml=20.0, oedema_ml=40.0, foci=1, satellites=0, rim_mm=4.0, rim_break=0.2, roughness=0.3, push=0.2,
-    bleeding=0.0, fluid=0.5, edge_mm=1.0, seed=9,
+    bleeding=0.0, fluid=0.5, edge_mm=1.0, reach=0.7, faint=0.0, mixed=0.0, calcified=False, seed=9,
 )  # fmt: skip
 
 
@@ -122,6 +122,42 @@ def test_a_diffuse_tumour_does_not_enhance(brain: Anatomy) -> None:
     """Low grade: non-enhancing core and oedema only."""
     labels = grow(brain, replace(RING, kind="diffuse", core_ml=6.0, oedema_ml=6.0)).labels
     assert set(np.unique(labels)) == {0, NETC, SNFH}
+
+
+def test_nodules_enhance_within_a_core_that_does_not(brain: Anatomy) -> None:
+    """A few per cent of the core enhance, in several pieces, most of them away from its border."""
+    parts = grow(brain, replace(RING, kind="nodular", core_ml=60.0))
+    core, enhancing = np.isin(parts.labels, (NETC, ET)), parts.labels == ET
+    assert 0.01 < enhancing.sum() / core.sum() < 0.35
+    assert ndimage.label(enhancing)[1] > 1
+
+
+def test_a_faint_rim_is_labelled_all_the_same(brain: Anatomy, ring: TumourParts) -> None:
+    """Enhancement falls to the drawn share of its strength somewhere; labels do not change."""
+    faint = grow(brain, replace(RING, faint=0.8))
+    rim = faint.labels == ET
+    assert np.array_equal(faint.labels, ring.labels)
+    assert ring.strength.min() == 1
+    assert 0.2 <= faint.strength[rim].min() < 0.35
+    assert faint.strength[rim].max() > 0.85
+
+
+def test_a_mixed_core_is_uneven_and_calcified_where_drawn(brain: Anatomy, ring: TumourParts) -> None:
+    """Fields of the drawn strength, and calcification in a small part; an even core has no fields."""
+    assert ring.mixture.shape == (0, *GRID.shape)
+    mixture = grow(brain, replace(RING, mixed=0.5, calcified=True)).mixture
+    assert mixture[:3].std((1, 2, 3)) == pytest.approx(0.5, abs=0.1)
+    assert 0.01 < (mixture[3] > 0.5).mean() < 0.2
+    assert grow(brain, replace(RING, mixed=0.5)).mixture[3].max() < 1e-6
+
+
+def test_diffuse_tumours_of_a_wide_world_are_large_with_little_oedema() -> None:
+    """Half are above 20 mL and a third has less than 0.45 of that as oedema, in both styles."""
+    for style in ("gli", "ssa"):
+        drawn = [draw_tumour(seed, settings_for("wide", style).tumour) for seed in range(600)]
+        diffuse = [tumour for tumour in drawn if tumour is not None and tumour.kind == "diffuse"]
+        assert np.median([tumour.core_ml for tumour in diffuse]) > 20
+        assert np.quantile([tumour.oedema_ml / tumour.core_ml for tumour in diffuse], 0.33) < 0.45
 
 
 def test_tumour_stays_out_of_csf(brain: Anatomy, ring: TumourParts) -> None:
