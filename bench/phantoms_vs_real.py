@@ -75,7 +75,7 @@ def phantoms(seeds: Sequence[int], style: str, small: bool = False) -> list[Phan
     return [make_phantom(seed, settings_for("default", style, small=small)) for seed in seeds]
 
 
-def histograms(out: Path, count: int) -> None:
+def histograms(out: Path, count: int, world: str) -> None:
     """Draw phantom and real curves per sequence and print the tables."""
     data = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not data.is_dir():
@@ -93,7 +93,7 @@ def histograms(out: Path, count: int) -> None:
     regions: dict[str, list[dict[int, list[float]]]] = {"gli": [], "ssa": []}
     for style in ("gli", "ssa"):
         for seed in range(100, 100 + count):
-            phantom = make_phantom(seed, settings_for("default", style))
+            phantom = make_phantom(seed, settings_for(world, style))
             z, mask = z_scores(phantom.images)
             phantom_curves[style].append(curves(z, mask))
             phantom_figures[style].append(figures(z, mask))

@@ -36,8 +36,9 @@ from glialite_export.int8_choice import AUTO, Bench, Choice, Material, choose, m
 from glialite_export.judge import judge_against
 from glialite_export.layers import with_layers
 from glialite_export.lower import lower
+from glialite_export.measured import with_measured
 from glialite_export.onnx_export import export_student
-from glialite_export.pack import GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
+from glialite_export.pack import CARD_FILE, GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
 from glialite_export.plan import Plan, Request, Track, finished, plan_build, same_graph
 from glialite_export.reliability import Fitted
 from glialite_export.sensitivity import centred_crop, compare_on, layer_names
@@ -90,7 +91,7 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
         logger.info("%s is built already from the same inputs", plan.request.out)
         return ready
     if (same := same_graph(plan)) is not None:
-        write_bundle(plan.request.out, _with_fitted(same.manifest, plan.fitted), same.files)
+        write_bundle(plan.request.out, _with_fitted(same.manifest, plan.fitted), _with_card(same.files, plan.fitted))
         return read_bundle(plan.request.out)
     student = build_student(plan.file)
     reports = []
@@ -112,7 +113,7 @@ def build(plan: Plan, track: Track = lambda items, _: items) -> Bundle:
     packing = packing_of(plan, graph.SerializeToString(), reports, choice.report)
     files = bundle_files(packing, crop, candidate)
     manifest = replace(manifest_of(packing), intensity=_intensity(plan, track))
-    write_bundle(plan.request.out, _with_fitted(manifest, plan.fitted), files)
+    write_bundle(plan.request.out, _with_fitted(manifest, plan.fitted), _with_card(files, plan.fitted))
     return read_bundle(plan.request.out)
 
 
@@ -129,6 +130,12 @@ def _with_fitted(manifest: Manifest, fitted: Fitted | None) -> Manifest:
     """Return the manifest with what was fitted for the model, or with nothing fitted."""
     provenance = {**manifest.provenance, "reliability": None if fitted is None else dict(fitted.record)}
     return replace(manifest, reliability=None if fitted is None else fitted.reliability, provenance=provenance)
+
+
+def _with_card(files: Mapping[str, bytes], fitted: Fitted | None) -> dict[str, bytes]:
+    """Return a bundle's files, the model card with what was measured."""
+    card = with_measured(files[CARD_FILE].decode(), "" if fitted is None else fitted.measured)
+    return {**files, CARD_FILE: card.encode()}
 
 
 def _choose(

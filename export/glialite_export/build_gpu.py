@@ -38,7 +38,7 @@ from glialite_export.int8 import with_outputs
 from glialite_export.int8_choice import methods_for
 from glialite_export.judge import judge_against, pick
 from glialite_export.onnx_export import export_student
-from glialite_export.pack import Packing, golden_crop, manifest_of, model_card, notice
+from glialite_export.pack import CARD_FILE, Packing, golden_crop, manifest_of, model_card, notice
 from glialite_export.plan import Plan, Request, Track, finished
 from glialite_export.tensorrt_rules import RULES, check
 
@@ -290,6 +290,6 @@ def _write(plan: Plan, packing: Packing, graphs: Mapping[str, bytes], golden: _G
         ),
     )
     golden_name, golden_content = golden_file(golden.image, golden.logits)
-    texts = {"MODEL_CARD.md": model_card(packing) + _ON_A_GPU, "NOTICE.txt": notice(packing.sites)}
+    texts = {CARD_FILE: model_card(packing) + _ON_A_GPU, "NOTICE.txt": notice(packing.sites)}
     files = {**graphs, golden_name: golden_content, **{name: text.encode() for name, text in texts.items()}}
     write_bundle(plan.request.out, manifest, files)

@@ -18,6 +18,7 @@ from glialite_runtime.sequences import REGIONS, SEQUENCES
 from glialite_export.parity import Network
 
 __all__ = [
+    "CARD_FILE",
     "GRAPH_FILE",
     "MAX_BUNDLE_BYTES",
     "Packing",
@@ -28,6 +29,7 @@ __all__ = [
     "notice",
 ]
 
+CARD_FILE: Final = "MODEL_CARD.md"
 GRAPH_FILE: Final = "cpu-int8.onnx"
 MAX_BUNDLE_BYTES: Final = 5_000_000
 """A clinic bundle travels on USB sticks and thin lines."""
@@ -113,7 +115,7 @@ def bundle_files(packing: Packing, crop: npt.NDArray[np.float16], network: Netwo
     files = {
         GRAPH_FILE: packing.graph,
         golden: content,
-        "MODEL_CARD.md": model_card(packing).encode(),
+        CARD_FILE: model_card(packing).encode(),
         "NOTICE.txt": notice(packing.sites).encode(),
     }
     size = sum(len(item) for item in files.values())

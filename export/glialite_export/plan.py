@@ -21,6 +21,7 @@ from glialite_runtime.files import sha256_bytes, sha256_file
 
 from glialite_export import parity
 from glialite_export.int8_choice import AUTO
+from glialite_export.pack import CARD_FILE
 from glialite_export.reliability import Fitted, load_fitted
 
 __all__ = ["Plan", "Request", "Track", "finished", "plan_build", "same_graph"]
@@ -156,8 +157,10 @@ def plan_build(request: Request) -> Plan:
 def finished(plan: Plan) -> Bundle | None:
     """Return the bundle when exactly this build is there already, whole."""
     bundle = same_graph(plan)
-    wanted = None if plan.fitted is None else plan.fitted.reliability
-    return bundle if bundle is not None and bundle.manifest.reliability == wanted else None
+    wanted, measured = (None, "") if plan.fitted is None else (plan.fitted.reliability, plan.fitted.measured)
+    if bundle is None or bundle.manifest.reliability != wanted or measured.encode() not in bundle.files[CARD_FILE]:
+        return None
+    return bundle
 
 
 def same_graph(plan: Plan) -> Bundle | None:

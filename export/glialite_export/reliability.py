@@ -13,6 +13,8 @@ from glialite_runtime.errors import ConfigError
 from glialite_runtime.measure import VolumeInterval
 from glialite_runtime.sequences import REGIONS
 
+from glialite_export.measured import measured_section
+
 __all__ = ["Fitted", "load_fitted"]
 
 
@@ -26,10 +28,13 @@ class Fitted:
         Temperatures and intervals.
     record : mapping
         For provenance: `of` says whose outlines it was fitted on, `cases` on which.
+    measured : str
+        For the model card: how good the model was in that evaluation.
     """
 
     reliability: Reliability
     record: Mapping[str, Any]
+    measured: str = ""
 
 
 def load_fitted(path: Path, student_sha256: str, build_key: str) -> Fitted:
@@ -50,7 +55,8 @@ def load_fitted(path: Path, student_sha256: str, build_key: str) -> Fitted:
         The file is no such result, is damaged, or holds nothing about this student.
     """
     try:
-        fitted = json.loads(path.read_bytes())["fitted"]
+        document = json.loads(path.read_bytes())
+        fitted = document["fitted"]
         whose = {name: (one.get("student_sha256"), one.get("build_key")) for name, one in fitted.items()}
         built = [name for name, (_, key) in whose.items() if key == build_key]
         own = [name for name, (student, key) in whose.items() if student == student_sha256 and key is None]
@@ -60,7 +66,8 @@ def load_fitted(path: Path, student_sha256: str, build_key: str) -> Fitted:
                 "or the bundle built from it with these options; run distill evaluate --fit-on with one of them"
             )
         name = (built or own)[0]
-        return Fitted(_parse(fitted[name]), {"of": "INT8" if built else "FP32", "cases": list(fitted[name]["cases"])})
+        record = {"of": "INT8" if built else "FP32", "cases": list(fitted[name]["cases"])}
+        return Fitted(_parse(fitted[name]), record, measured_section(document.get("cases", ()), name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no result of distill evaluate --fit-on ({error!r}); give what it printed with --json, or the "
