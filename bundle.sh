@@ -18,14 +18,14 @@ say "2/5  nnU-Net: fingerprint, plan, preprocessing; a tenth of the patients val
 
 say "3/5  Student S"
 "$BIN/distill" train --workspace "$WORK/workspace" --student S --name shipped --soft-weight 0 --dropout 0.25 \
-    --patch 64,80,64 --iterations "${ITERATIONS:-3000}"
+    --patch 64,80,64 --iterations "${ITERATIONS:-4000}"
 
 say "4/5  Export: INT8, a parity gate after each hop, one bundle"
 "$BIN/edge-export" build --student "$STUDENT" --workspace "$WORK/workspace" --out "$WORK/bundle"
 
 say "5/5  Temperatures and volume intervals into the bundle; how good it is"
 "$BIN/distill" evaluate --workspace "$WORK/workspace" --cohort "$WORK/unseen" --fit-on "$WORK/held-out" \
-    --bundle "$WORK/bundle" --csv "$WORK/unseen.csv"
+    --bundle "$WORK/bundle" --subsets --csv "$WORK/unseen.csv"
 "$BIN/edge-export" build --student "$STUDENT" --workspace "$WORK/workspace" --out "$WORK/bundle" \
     --reliability "$WORK/unseen.json"
 "$BIN/edge-export" verify "$WORK/bundle"

@@ -20,6 +20,7 @@ from glialite_runtime.sequences import REGIONS
 __all__ = [
     "FITTED",
     "PRESETS",
+    "Labelled",
     "dice_or_absent",
     "fit_decision",
     "fit_minimum_sizes",

@@ -18,7 +18,7 @@ from glialite_runtime.errors import ConfigError, TimeLimitReached
 from glialite_runtime.metrics import dice_per_region
 
 from glialite_distill.averaging import refresh_batch_norm
-from glialite_distill.decision import fit_minimum_sizes
+from glialite_distill.decision import Labelled, fit_decision
 from glialite_distill.evaluate import network_logits
 from glialite_distill.guidance import Guidance, assistant_on
 from glialite_distill.history import LOSSES, HistoryRow, write_curve, write_history
@@ -175,11 +175,12 @@ def train(
         "seed": options.seed,
         "last": {k: None if math.isnan(v) else v for k, v in asdict(state.history[-1]).items()},
     }
-    rule = fit_minimum_sizes(
-        ((network_logits(state.average, _image(case), run.device), np.asarray(case.labels)) for case in checked),
-        DecisionRule(),
-        math.prod(data.spacing_mm),
-    )
+
+    def outlined() -> Iterator[Labelled]:
+        for case in checked:
+            yield network_logits(state.average, _image(case), run.device), np.asarray(case.labels)
+
+    rule = fit_decision(outlined, math.prod(data.spacing_mm))
     file = StudentFile(STUDENTS[options.student], state.average.state_dict(), data.spacing_mm, rule, provenance)
     write_history(run.folder / "history.csv", state.history)
     write_curve(run.folder / "curve.png", state.history)
