@@ -253,6 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("pictures", "histograms", "speed"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--world", default="default", help="of the histograms")
     parser.add_argument("--count", type=int, default=10, help="phantoms a style in the histograms")
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 33, 34, 36, 62, 58])
     choice = parser.parse_args()
@@ -260,7 +261,7 @@ def main() -> None:
     if choice.what == "pictures":
         pictures(choice.out, choice.seeds)
     elif choice.what == "histograms":
-        histograms(choice.out, choice.count)
+        histograms(choice.out, choice.count, choice.world)
     else:
         speed(choice.seeds)
 
