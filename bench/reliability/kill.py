@@ -2,7 +2,8 @@
 
 `make proof-kill` runs it. Every second kill comes at a random moment of the whole run, the others at a random moment
 between the first and the last write, which takes a tenth of the time. After each kill the output folder is judged,
-the same command is run again to its end, and the folder is compared with that of a run that nobody disturbed.
+the same command is run again to its end, the folder is compared with that of a run that nobody disturbed, and the
+audit log must hold.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from typing import Any, Final
 import numpy as np
 from glialite_runtime.cli import app
 from glialite_runtime.command import run
+from glialite_runtime.errors import GliaLiteError
 from glialite_runtime.files import sha256_bytes, sha256_file
+from glialite_runtime.trust.audit_log import verify_log
 
 from bench.reliability.command import GLIALITE
 from bench.reliability.ledger import WORK, Ledger, arguments, run_slice, small_case, write_section
@@ -34,7 +37,8 @@ FRESH_EVERY: Final = 10
 """One run in so many is a fresh process; the others are forked from one that has the libraries loaded, and no more."""
 
 LIMIT_S: Final = 120
-PARTIAL: Final = re.compile(r"^\..*\.part$|^\.glialite-|^glialite-journal\.jsonl$|\.lock$")
+PARTIAL: Final = re.compile(r"^\..*\.part$|^\.glialite-|^glialite-journal\.jsonl$|^audit\.jsonl$|\.lock$")
+"""What is no result; of the two logs, which tell of every run, the audit log is checked apart."""
 VOLATILE: Final = re.compile(rb'\d{4}-\d\d-\d\dT[\d:]+(\+00:00|Z)|"timings_s": \{[^}]*\}')
 
 
@@ -166,6 +170,10 @@ def one_kill(command: Command, reference: dict[str, str], scratch: Path, number:
     if finals(out) != reference:
         wrong.append("second run differs")
     wrong += faults(out, reference)
+    try:
+        verify_log(out)
+    except GliaLiteError as error:
+        wrong.append(str(error))
     wrong += [f"left behind: {path.name}" for path in out.rglob("*.part")]
     return {"command": command.name, "phase": phase, "faults": wrong, "fresh": fresh}
 
