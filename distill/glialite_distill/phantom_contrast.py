@@ -200,6 +200,7 @@ def _paint_tumour(
 ) -> None:
     """Mix the tumour into `image` in place; `loads` are the sequence's row of `_loads`."""
     swollen = np.float32(v["oedema"]) * (1 + np.float32(0.05) * texture)
+    swollen = swollen * parts.water + (1 - parts.water)
     if len(parts.mixture):  # oedema is uneven too, but less
         swollen *= np.exp(np.float32(0.5) * np.tensordot(loads[:3], parts.mixture[:3], 1))
     image += parts.oedema * (swollen - image)

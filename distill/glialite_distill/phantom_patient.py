@@ -19,7 +19,7 @@ from glialite_distill.tumour import draw_tumour, grow_core, grow_oedema, mass_ef
 
 __all__ = ["GENERATOR_VERSION", "Phantom", "case_affine", "make_phantom"]
 
-GENERATOR_VERSION: Final = 3
+GENERATOR_VERSION: Final = 4
 """Rises whenever the same seed gives another patient."""
 
 _COARSE_MM: Final = 2

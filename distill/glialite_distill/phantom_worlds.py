@@ -94,6 +94,10 @@ class TumourRanges:
         Share of uneven cores with calcification.
     alike : float
         Share of cores that are about as bright as oedema in T2w and FLAIR: told apart by T1, texture and border.
+    one_sided : Range
+        How much faster oedema spreads to one side of the core: 0 alike, 1 e² times as fast as to the other side.
+    water : Range
+        How unevenly oedema holds water, which moves all sequences together: SD of its contrast's logarithm.
     """
 
     absent: float = 0.08
@@ -116,6 +120,8 @@ class TumourRanges:
     mixed: Range = (0.0, 0.0)
     calcified: float = 0.0
     alike: float = 0.0
+    one_sided: Range = (0.0, 0.0)
+    water: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,13 +303,16 @@ def _wider(low: float, high: float, margin: float) -> Range:
 def _wide(settings: PhantomSettings) -> PhantomSettings:
     """Return ranges to train on for scans of any hospital: all that the other worlds have and more."""
     scanner, tumour = settings.scanner, settings.tumour
+    contrast = {
+        sequence: {tissue: _wider(*bounds, 0.2) for tissue, bounds in tissues.items()}
+        for sequence, tissues in settings.contrast.items()
+    }
+    for sequence in ("t2w", "t2f"):  # a rim may be no brighter than cortex there
+        contrast[sequence]["enhancing"] = (0.95, contrast[sequence]["enhancing"][1])
     return replace(
         settings,
         world="wide",
-        contrast={
-            sequence: {tissue: _wider(*bounds, 0.2) for tissue, bounds in tissues.items()}
-            for sequence, tissues in settings.contrast.items()
-        },
+        contrast=contrast,
         anatomy=replace(
             settings.anatomy, scale=(0.85, 1.0), stretch=0.06, tilt_deg=4.0, shear=0.025, bend_long_mm=(1.2, 4.5),
             bend_short_mm=(0.8, 2.0), sulcus_threshold=(1.5, 4.8), ventricle_mm=(-2.0, 8.0), fold=(0.6, 1.7),
@@ -324,9 +333,10 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
         ),
         tumour=replace(
             tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(1.2, 7.0),
-            kinds={"ring": 0.36, "solid": 0.12, "patchy": 0.12, "cystic": 0.08, "nodular": 0.1, "diffuse": 0.22},
-            rim_break=(0.0, 1.25), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
+            kinds={"ring": 0.42, "solid": 0.12, "patchy": 0.1, "cystic": 0.08, "nodular": 0.07, "diffuse": 0.21},
+            rim_break=(0.0, 1.1), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
             diffuse_oedema=(0.0, 1.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45,
+            one_sided=(0.0, 3.0), water=(0.0, 0.5),
         ),
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ class Tumour:
         Wanted volumes.
     foci, satellites : int
         Main foci, the first of which is the larger, and small ones near it.
-    rim_mm, rim_break, roughness, push, reach, faint, mixed : float
+    rim_mm, rim_break, roughness, push, reach, faint, mixed, one_sided, water : float
         See `TumourRanges`.
     bleeding, fluid : float
         Share of the necrosis with blood products; share of the non-enhancing core that is fluid.
@@ -72,6 +72,8 @@ class Tumour:
     faint: float
     mixed: float
     calcified: bool
+    one_sided: float
+    water: float
     seed: int
 
 
@@ -79,13 +81,15 @@ class Tumour:
 class TumourParts:
     """Fractions of a voxel, each (z, y, x) float32 in 0..1, and the label map that they amount to (uint8).
 
-    `strength` is how much of the full enhancement each voxel shows, 0..1. `mixture` (k, z, y, x) are fields that make
+    `strength` is how much of the full enhancement each voxel shows, 0..1; `water` how strongly its oedema differs from
+    white matter, 1 in the middle. `mixture` (k, z, y, x) are fields that make
     the core uneven, SD about the tumour's `mixed`, the last of them calcification in 0..1; k is 0 for an even core.
     """
 
     core: Array
     enhancing: Array
     strength: Array
+    water: Array
     mixture: Array
     fluid: Array
     blood: Array
@@ -125,6 +129,8 @@ def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour 
         faint=float(apart.uniform(*ranges.faint)),
         mixed=float(apart.uniform(*ranges.mixed)),
         calcified=bool(apart.uniform() < ranges.calcified),
+        one_sided=float(apart.uniform(*ranges.one_sided)),
+        water=float(apart.uniform(*ranges.water)),
         seed=seed,
     )
     return tumour if present else None
@@ -223,8 +229,8 @@ def mass_effect_mm(core_level: Array, tumour: Tumour, grid: Grid) -> tuple[Grid,
 
 def grow_oedema(anatomy: Anatomy, core_level: Array, tumour: Tumour, grid: Grid) -> Array:
     """Grow the oedema from the core through the displaced brain; level in mm, positive inside."""
-    slowness = _slowness(anatomy, tumour, grid, 0.12, "oedema")
     core = core_level > 0
+    slowness = _slowness(anatomy, tumour, grid, 0.12, "oedema") * _to_one_side(core, tumour, grid)
     front = grow_to_volume(slowness, core, (anatomy.csf < 0.5) & ~core, tumour.oedema_ml, grid.spacing_mm)
     limit = float(front.time[front.inside].max()) if front.inside.any() else 0.0
     smooth = ndimage.gaussian_filter(np.minimum(front.time, 3 * limit + 20), 0.6)
@@ -233,6 +239,18 @@ def grow_oedema(anatomy: Anatomy, core_level: Array, tumour: Tumour, grid: Grid)
     # where the front ran faster than 1 a level in time would make the border wider than it is drawn
     level[front.box] = np.maximum((limit - smooth) / np.clip(steepness, 0.25, 1), -60)
     return level
+
+
+def _to_one_side(core: npt.NDArray[np.bool_], tumour: Tumour, grid: Grid) -> Array:
+    """Return what one side's preference multiplies the oedema's slowness by: least on a drawn side of the core."""
+    if not tumour.one_sided or not core.any():
+        return np.ones(grid.shape, np.float32)
+    side = stream(tumour.seed, "side").normal(size=3)
+    middle = np.argwhere(core).mean(0)
+    z, y, x = (np.arange(n) - m for n, m in zip(grid.shape, middle, strict=True))
+    away = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2) + 1
+    along = side[0] * z[:, None, None] + side[1] * y[:, None] + side[2] * x
+    return np.exp(-tumour.one_sided * along / (away * np.linalg.norm(side))).astype(np.float32)
 
 
 def tumour_parts(
@@ -271,12 +289,12 @@ def tumour_parts(
     labels[swollen > 0.5] = SNFH
     labels[core > 0.5] = NETC
     labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
-    strength, mixture = _uneven(tumour, grid)
-    return TumourParts(core, enhancing, strength, mixture, fluid, blood, swollen, labels)
+    strength, water, mixture = _uneven(tumour, grid)
+    return TumourParts(core, enhancing, strength, water, mixture, fluid, blood, swollen, labels)
 
 
-def _uneven(tumour: Tumour, grid: Grid) -> tuple[Array, Array]:
-    """Return how strongly each voxel enhances, and the fields that make the core uneven (see `TumourParts`)."""
+def _uneven(tumour: Tumour, grid: Grid) -> tuple[Array, Array, Array]:
+    """Return how strongly each voxel enhances and swells, and what makes the core uneven (see `TumourParts`)."""
     rng = stream(tumour.seed, "uneven")
     strength, mixture = np.ones(grid.shape, np.float32), np.empty((0, *grid.shape), np.float32)
     if tumour.faint:
@@ -286,7 +304,10 @@ def _uneven(tumour: Tumour, grid: Grid) -> tuple[Array, Array]:
         fields = large, band_field(rng, grid, (8.0, 4.0), 0.9), smooth_field(rng, grid, 3.0)
         chalk = sigmoid(9 * (smooth_field(rng, grid, 5.0) - np.float32(1.4 if tumour.calcified else 99)))
         mixture = np.stack((*(np.float32(tumour.mixed) * field for field in fields), chalk)).astype(np.float32)
-    return strength, mixture
+    water = np.ones(grid.shape, np.float32)
+    if tumour.water:
+        water = np.exp(np.float32(tumour.water) * smooth_field(rng, grid, 17.0))
+    return strength, water, mixture
 
 
 def _rim_level(depth: Array, fine: Array, middle: Array, patches: Array, tumour: Tumour) -> Array:

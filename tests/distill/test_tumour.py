@@ -25,7 +25,8 @@ from scipy import ndimage
 GRID = Grid.whole(2)
 RING = Tumour(
     kind="ring", core_ml=20.0, oedema_ml=40.0, foci=1, satellites=0, rim_mm=4.0, rim_break=0.2, roughness=0.3, push=0.2,
-    bleeding=0.0, fluid=0.5, edge_mm=1.0, reach=0.7, faint=0.0, mixed=0.0, calcified=False, seed=9,
+    bleeding=0.0, fluid=0.5, edge_mm=1.0, reach=0.7, faint=0.0, mixed=0.0, calcified=False, one_sided=0.0,
+    water=0.0, seed=9,
 )  # fmt: skip
 
 
@@ -140,6 +141,26 @@ def test_a_faint_rim_is_labelled_all_the_same(brain: Anatomy, ring: TumourParts)
     assert ring.strength.min() == 1
     assert 0.2 <= faint.strength[rim].min() < 0.35
     assert faint.strength[rim].max() > 0.85
+
+
+def test_oedema_that_prefers_a_side_leaves_the_core_at_its_edge(brain: Anatomy, ring: TumourParts) -> None:
+    """The middle of core and oedema move apart; how much oedema there is does not change."""
+
+    def apart_mm(parts: TumourParts) -> float:
+        middles = [np.argwhere(parts.labels == SNFH).mean(0), np.argwhere(parts.core > 0.5).mean(0)]
+        return float(2 * np.linalg.norm(middles[0] - middles[1]))
+
+    aside = grow(brain, replace(RING, one_sided=3.0))
+    assert apart_mm(aside) > apart_mm(ring) + 5
+    assert (aside.labels == SNFH).sum() == pytest.approx((ring.labels == SNFH).sum(), rel=0.15)
+
+
+def test_oedema_holds_water_unevenly_where_drawn(brain: Anatomy, ring: TumourParts) -> None:
+    """Its contrast varies by about the drawn SD and no label moves; without it the contrast is even."""
+    wet = grow(brain, replace(RING, water=0.4))
+    assert np.array_equal(wet.labels, ring.labels)
+    assert np.log(wet.water).std() == pytest.approx(0.4, rel=0.2)
+    assert (ring.water == 1).all()
 
 
 def test_a_mixed_core_is_uneven_and_calcified_where_drawn(brain: Anatomy, ring: TumourParts) -> None:
