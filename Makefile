@@ -13,9 +13,8 @@ help:
 	@echo "make test-slow  the slow proofs"
 	@echo "make bench      speed and accuracy beside other programs (an hour the first time), docs/benchmarks.md"
 	@echo "make proof-cpu  the same answer on emulated processors of 2008, 2011 and 2013 (needs qemu-user)"
-	@echo "make proof-clinic  power cuts, damaged files, full disks, no network (hours; proof-kill, proof-gate, ... run alone)"
 	@echo "make bundle     the bundle that ships, from seeds alone (resumable)"
-	@echo "make proof-clinic  power cuts, damaged files, bombs, full disks, no network (docs/reliability.md; hours)"
+	@echo "make proof-clinic  power cuts, damaged files, bombs, full disks, no network (hours; proof-kill, proof-gate, ... run alone)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make clean-demo remove what make demo made"
 

@@ -142,7 +142,7 @@ def start_or_resume(
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     state = TrainState(
         network,
-        copy.deepcopy(network),
+        copy.deepcopy(network).eval(),  # what was stopped after its last validation is only judged
         torch.optim.AdamW(groups, lr=options.learning_rate),
         torch.amp.GradScaler(device.type, enabled=half),
         FakeQuantStudent(network) if options.quantisation_aware else None,

@@ -62,6 +62,21 @@ def test_a_training_killed_between_checkpoints_ends_in_the_same_bytes(whole: Pat
     assert (tmp_path / "run" / "student.pt").read_bytes() == (whole / "student.pt").read_bytes()
 
 
+def test_a_training_stopped_after_its_last_iteration_ends_in_the_same_bytes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while its thresholds are being fitted, a training is continued with nothing left to train."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("glialite_distill.train.fit_decision", stop)
+        train(Data(), Soft(), options(), settings(tmp_path))
+    train(Data(), Soft(), options(), settings(tmp_path))
+    assert (tmp_path / "run" / "student.pt").read_bytes() == (whole / "student.pt").read_bytes()
+
+
 def test_the_student_has_the_statistics_that_its_last_iterations_saw(tmp_path: Path) -> None:
     """Fixed from the beginning they are those of the first weights, whatever the training did to the weights."""
     means = []
