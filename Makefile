@@ -71,6 +71,7 @@ proof-kill: $(STAMP)
 proof-mutation: $(STAMP)
 	$(RELIABLE).mutation nifti $(WITH)
 	$(RELIABLE).mutation dicom --count 2000 $(WITH)
+	$(RELIABLE).mutation study --count 200 $(WITH)
 
 proof-bomb: $(STAMP)
 	$(RELIABLE).bombs $(WITH)

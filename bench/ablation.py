@@ -73,7 +73,6 @@ ARMS = {
 UNLABELLED = {
     "… with pseudo-labels": Arm({"consistency": 0.0}, threshold=0.8),
     "… with Mean Teacher": Arm(threshold=1.0),
-    "… with pseudo-labels and Mean Teacher": Arm(threshold=0.8),
 }
 
 PAGE = """# Ablation: what bought the student's accuracy

@@ -9,8 +9,9 @@
     python bench/raw_scans.py real --atlas atlas-t1-2mm.nii.gz --head HEAD.nii.gz --brain BRAIN.nii.gz --out .
 
 `atlas` places the MNI152 template where BraTS has the brain. `heads` makes two sessions of every patient, `-k` of
-thick slices and `-i` with T1 and T1c of 1 mm. `measure` writes a row a session as CSV and one picture. `real` lays a
-real head on the atlas and compares the mask with one of another tool.
+thick slices and `-i` with T1 and T1c of 1 mm. `measure` writes a row a session as CSV and one picture; its Dice are
+those of the bundle that ships, on the T1c that was scanned and on the phantom as it was before there was a skull.
+`real` lays a real head on the atlas and compares the mask with one of another tool.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from glialite_runtime import nifti
-from glialite_runtime.cases import find_case, find_cases
+from glialite_runtime.bundle import default_bundle
+from glialite_runtime.cases import Case, find_case, find_cases
 from glialite_runtime.errors import GeometryError
-from glialite_runtime.sequences import SEQUENCES
+from glialite_runtime.metrics import dice_per_region
+from glialite_runtime.sequences import REGIONS, SEQUENCES
 from glialite_runtime.space import pipeline
 from glialite_runtime.space.atlas import Atlas, fit_atlas, read_atlas
 from glialite_runtime.space.pipeline import PreparedCase, back_to_original, to_brats_space
 from glialite_runtime.space.transform import BRATS_AFFINE, BRATS_SHAPE, Scan, brats_affine, resample
+from glialite_runtime.volume import load_volume
 
 sys.path.insert(0, str(Path(__file__).parent))
+from real_scans import segment
 from synthetic_heads import add_head, draw_geometry, write_raw_case
 
 Matrix = npt.NDArray[np.float64]
@@ -147,7 +152,21 @@ def measure_one(
     got_ml = float((returned > 0).sum()) * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
     row["wt_ml"], row["wt_ml_back"] = round(wanted_ml, 2), round(got_ml, 2)
     row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    row |= _segmented(prepared, returned, original)
     return row | {f"nmi_{k}": v for k, v in prepared.similarity.items()}, prepared
+
+
+def _segmented(prepared: PreparedCase, truth: npt.NDArray[np.uint8], original: Case) -> dict[str, float]:
+    """Return the default bundle's Dice on the original T1c against `truth`, and on the phantom without a skull."""
+    from glialite_distill.evaluate import bundle_source
+
+    source = bundle_source(default_bundle())
+    raw = back_to_original(segment(source, prepared.volume), prepared)[0]
+    volume = load_volume(original)
+    label = volume.orientation.to_lps(nifti.read(original.label).data)
+    found = {"raw": dice_per_region(raw, truth), "clean": dice_per_region(segment(source, volume), label)}
+    pairs = ((f"{how}_{region}", d) for how, dice3 in found.items() for region, d in zip(REGIONS, dice3, strict=True))
+    return {name: round(float(d), 3) for name, d in pairs if np.isfinite(d)}
 
 
 def measure(heads: Path, cohort: Path, atlas: Path, out: Path) -> None:

@@ -1,31 +1,36 @@
 """Thousands of damaged inputs: each is refused in words or segmented with a verdict, in 5 s and 700 MB.
 
 `make proof-mutation` runs it. Most go through a long-lived worker process with a memory limit, a share through the real
-command. NIfTI: one file of a case of four is damaged. DICOM: one file of a study.
+command. NIfTI: one file of a case of four is damaged. DICOM: one file of a vendor's series. Study: one slice of a
+phantom's DICOM study, each through `glialite segment STUDY --yes` itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.reliability.command import GLIALITE
-from bench.reliability.damage import NIFTI, damaged
+from bench.reliability.command import Ending, glialite
+from bench.reliability.damage import BYTES, NIFTI, damaged
 from bench.reliability.ledger import WORK, Ledger, arguments, run_slice, small_case, write_section
+from bench.reliability.study import written_study
 
 HANG_S = 60
 """Of the clock, on a machine that has other work; the 5 s that are promised are of the processor."""
 COMMAND_EVERY = 50
-"""One trial in so many goes through the real command."""
+"""One trial in so many goes through the real command; of a study all do."""
+_STRIDE = 37
+"""From one file that is damaged to the next: prime, so that few trials meet all series of a study."""
+_NAMES = {"nifti": "NIfTI", "dicom": "DICOM", "study": "DICOM studies"}
 
 
 class Worker:
@@ -69,31 +74,36 @@ class Worker:
             self._process = None
 
 
-def by_command(base: Path, bundle: Path, number: int) -> dict[str, Any]:
-    """Give a damaged case to `glialite segment` itself: exit code 0 with results, or 3 with one line."""
+def by_command(
+    base: Path, kinds: Mapping[str, Any], bundle: Path, number: int, more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Give a damaged case or study to `glialite segment` itself: exit code 0 with a verdict, or 3 with nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / base.name, Path(scratch) / "out"
         shutil.copytree(base, folder)
         files = sorted(folder.iterdir())
-        target = files[number // len(NIFTI) % len(files)]
-        kind, content = damaged(target.read_bytes(), NIFTI, number)
+        target = files[number // len(kinds) * _STRIDE % len(files)]
+        kind, content = damaged(target.read_bytes(), kinds, number)
         target.write_bytes(content)
-        words = [sys.executable, "-c", GLIALITE, "segment", str(folder), "--out", str(out), "--bundle", str(bundle)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = subprocess.Popen([*words, "--threads", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        said = process.communicate(timeout=HANG_S)[1].decode() if process.stderr else ""
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 3)
-        written = {p.name for p in out.rglob("*") if p.is_file()}
-        fault = ""
-        if process.returncode not in (0, 3) or "Traceback" in said:
-            fault = f"exit code {process.returncode}: {said[-300:]}"
-        elif (process.returncode == 0) != (f"{base.name}-manifest.json" in written) or (process.returncode and written):
-            fault = f"exit code {process.returncode} and {sorted(written)}"
-        elif seconds > 5:
-            fault = f"took {seconds} s"
-    outcome = "command: " + ("segmented" if process.returncode == 0 else "refused")
-    return {"n": number, "kind": kind, "outcome": outcome, "seconds": seconds, "peak_mb": 0, "fault": fault}
+        words = ("segment", str(folder), "--out", str(out), "--bundle", str(bundle), "--threads", "1", *more)
+        ending = glialite(*words, prefix=("timeout", "-s", "KILL", str(HANG_S)))
+        fault = ending.fault or _wrong_results(ending, out, base.name)
+    outcome = "command: " + ("segmented" if ending.code == 0 else "refused")
+    took = {"seconds": round(ending.seconds, 3), "peak_mb": ending.peak_mb}
+    return {"n": number, "kind": kind, "outcome": outcome, **took, "fault": fault}
+
+
+def _wrong_results(ending: Ending, out: Path, name: str) -> str:
+    """Return what is wrong with what a run left: with 0 it is finished and has a verdict, with 3 there is nothing."""
+    written = sorted(path.name for path in out.rglob("*") if path.is_file())
+    if ending.code not in (0, 3) or (ending.code == 3 and written):
+        return f"exit code {ending.code} and {written}"
+    if ending.code == 0:
+        if f"{name}-manifest.json" not in written:
+            return f"exit code 0 and {written}"
+        verdict = json.loads((out / name / f"{name}-report.json").read_bytes())["quality"]["verdict"]
+        return "" if verdict in ("good", "check") else f"verdict {verdict!r}"
+    return ""
 
 
 def summary(what: str, trials: list[dict[str, Any]]) -> str:
@@ -116,23 +126,27 @@ def summary(what: str, trials: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run a slice, and write the figures."""
     parser = arguments(__doc__ or "", 5000)
-    parser.add_argument("what", choices=("nifti", "dicom"))
+    parser.add_argument("what", choices=_NAMES)
     parser.add_argument("--study", type=Path, default=Path("../shared/data/dicom"), help="For dicom.")
     given = parser.parse_args()
-    ledger = Ledger(f"mutation-{given.what}")
-    base = small_case(given.cases, WORK) if given.what == "nifti" else given.study
-    worker = Worker(given.what, base.resolve(), given.bundle.resolve())
+    ledger, bundle = Ledger(f"mutation-{given.what}"), given.bundle.resolve()
+    base = given.study
+    if given.what != "dicom":
+        base = (small_case if given.what == "nifti" else written_study)(given.cases, WORK)
+    worker = Worker(given.what, base.resolve(), bundle)
 
     def trial(number: int) -> dict[str, Any]:
+        if given.what == "study":
+            return by_command(base, BYTES, bundle, number, ("--yes",))
         if given.what == "nifti" and number % COMMAND_EVERY == COMMAND_EVERY - 1:
-            return by_command(base, given.bundle.resolve(), number)
+            return by_command(base, NIFTI, bundle, number)
         return worker.trial(number)
 
     try:
         run_slice(ledger, given.count, given.seconds, trial)
     finally:
         worker.close()
-    write_section(f"mutation-{given.what}", summary({"nifti": "NIfTI", "dicom": "DICOM"}[given.what], ledger.trials))
+    write_section(f"mutation-{given.what}", summary(_NAMES[given.what], ledger.trials))
     if wrong := [t for t in ledger.trials if t["fault"]]:
         raise SystemExit("\n".join(map(str, wrong[:20])))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +33,7 @@ app = new_app(
 _Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="Model bundle (folder or zip). Default: the one installed.")
 ]
-_Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", callback=check_folder)]
+_Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 _Threads = Annotated[int, typer.Option("--threads", min=0, max=64, help="Threads of the network; 0: one a core.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 _LowMemory = Annotated[
@@ -53,12 +55,25 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         emit({}, f"GliaLite {__version__}", as_json=False)
 
 
+def _told_in_its_language(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that refuses in the language that its `--language` asks for."""
+
+    @wraps(command)
+    def told(**given: Any) -> None:
+        from glialite_runtime.page.refusals import refused_in
+
+        with refused_in(given["language"]):
+            command(**given)
+
+    return told
+
+
 def _channel_order(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     order = tuple(word.strip() for word in text.split(","))
     if sorted(order) != sorted(SEQUENCES):
-        raise ConfigError(f"--channel-order {text!r}: name each of {', '.join(SEQUENCES)} once, separated by commas")
+        raise ConfigError(f"--channel-order {text!r}: name each of t1n, t1c, t2w and t2f once, separated by commas")
     return order
 
 
@@ -78,6 +93,7 @@ def _confirm(study: Study, *, ask: bool) -> Study:
     epilog="Examples:  glialite segment BraTS-SSA-00002-000 --out results   |   "
     "glialite segment --t1n a.nii.gz --t1c b.nii.gz --t2w c.nii.gz --t2f d.nii.gz --case P17 --out results"
 )
+@_told_in_its_language
 def segment(
     out: _Out,
     case_dir: Annotated[
@@ -105,10 +121,10 @@ def segment(
     as_json: _Json = False,
 ) -> None:
     """Segment one case: label map, volumes in mL and a picture report."""
-    from glialite_runtime.page.refusals import refused_in
     from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
+    check_folder(out)
     if brain_mask is not None and not raw:
         raise ConfigError("--brain-mask belongs to --raw: other scans are skull-stripped already")
     options = ReportOptions(language, prior=prior, raw=raw, brain_mask=brain_mask)
@@ -118,20 +134,20 @@ def segment(
     if study is not None and (case_dir is None or not is_dicom_folder(case_dir)):
         raise ConfigError("--study chooses among the studies of a DICOM folder; give that folder")
     order = _channel_order(channel_order)
-    with refused_in(language):
-        if case_dir is not None and is_dicom_folder(case_dir):
-            from glialite_runtime.dicom.study import converted_study
+    if case_dir is not None and is_dicom_folder(case_dir):
+        from glialite_runtime.dicom.study import converted_study
 
-            with converted_study(case_dir, out, case, lambda found: _confirm(found, ask=not yes), study) as found:
-                done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
-        else:
-            found = find_case(case_dir, order) if case_dir else case_from_files(files, case)
-            found = case_from_files(found.paths, case or found.name)
+        with converted_study(case_dir, out, case, lambda found: _confirm(found, ask=not yes), study) as found:
             done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
+    else:
+        found = find_case(case_dir, order) if case_dir else case_from_files(files, case)
+        found = case_from_files(found.paths, case or found.name)
+        done = segment_case(found, open_model(bundle, threads, low_memory=low_memory), out, options)
     emit(done.report, done.text, as_json=as_json)
 
 
 @app.command(epilog="Example:  glialite batch cases --out results   (run it again to continue after a power cut)")
+@_told_in_its_language
 def batch(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds a folder (or zip) a case.")],
     out: _Out,
@@ -145,22 +161,23 @@ def batch(
 ) -> None:
     """Segment every case of a folder; finished ones are skipped, failed ones are listed at the end.
 
-    A case is a folder, a zip, or loose files that begin alike. As many are worked on at a time as there are cores, and
-    memory for.
+    A case is a folder, a zip, loose files that begin alike, or a DICOM study, of which a folder may hold several. As
+    many are worked on at a time as there are cores, and memory for.
     """
     from glialite_runtime.batch import plan_workers, run_side_by_side, work_on_arrival
-    from glialite_runtime.clinic.arrivals import find_arrivals
+    from glialite_runtime.clinic.arrivals import by_study, find_arrivals
     from glialite_runtime.page.refusals import refusal
     from glialite_runtime.page.words import words_in
     from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
+    check_folder(out)
     words, options = words_in(language), ReportOptions(language, raw=raw)
     order = _channel_order(channel_order)
     found = (arrival for arrival in find_arrivals(folder, order) if arrival.path.resolve() != out.resolve())
-    cases = [arrival for arrival in found if arrival.holds_images]
+    cases = by_study([arrival for arrival in found if arrival.holds_images])
     if not cases:
-        raise InputError(f"{folder} holds no case: no folder, zip or loose files with NIfTI images")
+        raise InputError(f"{folder} holds no case: no folder, zip or loose files with NIfTI or DICOM images")
     workers = plan_workers(len(cases), threads, low_memory=low_memory, raw=raw)
     model = open_model(bundle, threads if workers == 1 else 1, low_memory=low_memory)
 
@@ -178,18 +195,19 @@ def batch(
     emit({"cases": results, "failed": named}, "\n".join(lines), as_json=as_json)
     if failed:
         said = "\n  ".join(f"{name}: {refusal(sentence, words)}" for name, sentence in failed)
-        raise BatchError(f"{len(failed)} of {len(cases)} cases were not segmented:\n  {said}")
+        raise BatchError(words.say("some_not_segmented", failed=len(failed), cases=len(cases), said=said))
 
 
 @app.command(
     epilog="Example:  glialite watch inbox outbox   (Ctrl-C ends it in order; start it again and it goes on)   |   "
     "glialite watch inbox outbox --once"
 )
+@_told_in_its_language
 def watch(
     inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder in which cases arrive; it is only read.")],
     outbox: Annotated[
         Path,
-        typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal.", callback=check_folder),
+        typer.Argument(metavar="OUTBOX", help="Folder for the results and the journal."),
     ],
     bundle: _Bundle = None,
     language: _Language = "en",
@@ -212,6 +230,7 @@ def watch(
     from glialite_runtime.report import ReportOptions
     from glialite_runtime.workflow import open_model, segment_case
 
+    check_folder(outbox)
     words, wanted = words_in(language), ReportOptions(language, raw=raw)
     model = open_model(bundle, threads, low_memory=low_memory)
 
@@ -234,6 +253,7 @@ def watch(
 
 
 @app.command(epilog="Example:  glialite serve --out results")
+@_told_in_its_language
 def serve(
     out: Annotated[
         Path | None, typer.Option("--out", help="Keep the results here. Default: until the end only.")

@@ -6,12 +6,14 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from glialite_runtime.cases import Case
 from glialite_runtime.cli import app
+from glialite_runtime.clinic.instance import only_one
 from glialite_runtime.command import run
 from glialite_runtime.report import ReportOptions
 from glialite_runtime.workflow import Model, Result
@@ -181,6 +183,30 @@ def test_refusals_are_said_in_the_language_that_is_asked_for(
     said = capsys.readouterr()
     assert "P01-t2f.nii.gz si picha ya NIfTI ya faili moja" in said.err + said.out
     assert "is not a single-file NIfTI image" in said.err + said.out
+
+
+@pytest.mark.parametrize("verb", ["segment", "batch", "watch", "serve"])
+def test_what_is_wrong_with_the_command_is_said_in_the_language(
+    case_folder: Path, tmp_path: Path, make_bundle: MakeBundle, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options and folders, too, with the exit codes of English; serve's folder is in use."""
+    (tmp_path / "file").write_bytes(b"")
+    where: dict[str, tuple[object, ...]] = {
+        "segment": (case_folder, "--out", tmp_path / "out", "--brain-mask", "mask.nii"),
+        "batch": (case_folder.parent, "--out", tmp_path / "file"),
+        "watch": (tmp_path / "absent", tmp_path / "out"),
+        "serve": ("--no-browser", "--out", tmp_path / "out"),
+    }
+    with only_one(tmp_path / "out") if verb == "serve" else nullcontext():
+        code = call(verb, *where[verb], "--bundle", make_bundle(), "--language", "fr")
+    assert code == (7 if verb == "batch" else 2)
+    said = {
+        "segment": "--brain-mask va avec --raw",
+        "batch": "est un fichier, et il faut un dossier pour les résultats",
+        "watch": "indiquer celui où les cas arrivent",
+        "serve": "travaille déjà dans",
+    }
+    assert said[verb] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["segment", "batch", "watch", "serve"])

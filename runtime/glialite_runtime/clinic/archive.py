@@ -69,7 +69,9 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
         if problem is None and member.filename.casefold() in seen:
             problem = "is there twice"
         if problem:
-            raise InputError(f"{archive.name}: {member.filename[:80]!r} {problem}; nothing was taken from this archive")
+            raise InputError(
+                f"{archive.name} holds {member.filename[:80]!r}, which {problem}; nothing was taken from this archive"
+            )
         seen.add(member.filename.casefold())
 
 

@@ -12,14 +12,15 @@ from typing import Final
 
 from glialite_runtime.cases import NIFTI_NAME, Case, case_from_files, find_case, is_dicom, sequence_of
 from glialite_runtime.clinic.archive import MAX_FILES, unpack
-from glialite_runtime.errors import BackendUnavailableError, InputError, MissingSequenceError, OutputError
+from glialite_runtime.errors import BackendUnavailableError, ConfigError, InputError, MissingSequenceError, OutputError
 from glialite_runtime.sequences import ALIASES, SEQUENCES
 
-__all__ = ["Arrival", "case_in", "find_arrivals", "mark_of", "open_arrival", "prefix_of", "readable"]
+__all__ = ["Arrival", "by_study", "case_in", "find_arrivals", "mark_of", "open_arrival", "prefix_of", "readable"]
 
 _UNFINISHED: Final = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
 _NOT_OURS: Final = ("thumbs.db", "desktop.ini")
 _LOOKED_AT: Final = 20  # files of a folder, to tell whether it is a DICOM study
+_MOST_STUDIES: Final = 50  # of a folder; every one reads the headers of all its files
 _CONTRAST_TAIL: Final = re.compile(r"([^a-z0-9]*\b(ce|contrast|gad|gadolinium|gd|post))+$")
 
 
@@ -42,6 +43,8 @@ class Arrival:
         still grow.
     problem : str
         Why it cannot be taken, in a sentence; empty when it can.
+    study : str
+        UID of the DICOM study that is meant (`by_study`); empty: there is one alone.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Arrival:
     files: tuple[Path, ...]
     complete: bool
     problem: str = ""
+    study: str = ""
 
     @property
     def holds_images(self) -> bool:
@@ -166,6 +170,28 @@ def _same_names_refused(arrivals: list[Arrival]) -> list[Arrival]:
     ]
 
 
+def by_study(arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """Return the arrivals, a folder of several DICOM studies once for each of them, called after folder and date."""
+    return _same_names_refused([one for arrival in arrivals for one in _studies_of(arrival)])
+
+
+def _studies_of(arrival: Arrival) -> list[Arrival]:
+    if arrival.kind != "folder" or arrival.problem or not arrival.needs_room:
+        return [arrival]
+    from glialite_runtime.dicom.parsing import study_of  # noqa: PLC0415 - the extra `dicom`
+    from glialite_runtime.dicom.studies import labels_of  # noqa: PLC0415
+
+    dates: dict[str, str] = {}
+    try:
+        for uid, date in filter(None, map(study_of, arrival.files)):
+            dates.setdefault(uid, date)
+    except (BackendUnavailableError, OSError):  # said when it is opened
+        return [arrival]
+    if not 1 < len(dates) <= _MOST_STUDIES:
+        return [arrival]
+    return [replace(arrival, name=f"{arrival.name}-{label}", study=uid) for uid, label in labels_of(dates).items()]
+
+
 def mark_of(arrival: Arrival) -> str:
     """Return what tells the state of an arrival's files: a hash of their names, sizes and times of change.
 
@@ -220,6 +246,8 @@ def open_arrival(arrival: Arrival, scratch: Path, channel_order: Sequence[str] |
     if arrival.kind == "zip":
         folder = scratch / "unpacked"
         unpack(arrival.path, folder)
+    if arrival.study:
+        return replace(_converted(folder, scratch, arrival.study), name=arrival.name)
     return replace(case_in(folder, scratch, channel_order), name=arrival.name)
 
 
@@ -265,12 +293,12 @@ def case_in(folder: Path, scratch: Path, channel_order: Sequence[str] | None = N
     raise InputError(f"{folder.name} holds no .nii or .nii.gz file")
 
 
-def _converted(folder: Path, scratch: Path) -> Case:
-    """Return the case of a DICOM study that leaves nothing to ask; its images lie in `scratch`."""
+def _converted(folder: Path, scratch: Path, wanted: str | None = None) -> Case:
+    """Return the case of a DICOM study (None: the only one) that leaves nothing to ask; `scratch` gets its images."""
     from glialite_runtime.dicom.study import convert_study, read_study  # noqa: PLC0415 - the extra `dicom`
 
     try:
-        study = read_study(folder)
+        study = read_study(folder, wanted)
         if study.doubtful:
             raise InputError(
                 f"{folder.name}: which series is which must be confirmed: run glialite segment on it in a terminal"
@@ -278,7 +306,7 @@ def _converted(folder: Path, scratch: Path) -> Case:
         place = scratch / "converted"
         place.mkdir(parents=True, exist_ok=True)
         return convert_study(study, place, "case")
-    except BackendUnavailableError as error:
+    except (BackendUnavailableError, ConfigError) as error:  # the latter: the wanted study is there no more
         raise InputError(f"{folder.name} is a DICOM study: {error}") from error
     except OSError as error:
         raise OutputError(f"cannot write into {scratch}: {error.strerror or error}; free space") from error

@@ -64,7 +64,7 @@ def convert_series(series: Series, folder: Path) -> Path:
     OutputError
         The folder cannot be written.
     """
-    name, program = f"series {series.number or series.series_uid}", _program()
+    name, program = series.number or series.series_uid, _program()
     slices = folder / "slices"
     try:
         slices.mkdir(parents=True)
@@ -73,10 +73,14 @@ def convert_series(series: Series, folder: Path) -> Path:
         _run([program, *_OPTIONS, "-o", str(folder), str(slices)], folder / "log.txt", series)
         shutil.rmtree(slices)
     except OSError as error:
-        raise OutputError(f"cannot prepare {name} in {folder}: {error.strerror or error}; free space there") from error
+        raise OutputError(
+            f"cannot prepare series {name} in {folder}: {error.strerror or error}; free space there"
+        ) from error
     found = sorted(folder.glob("*.nii"))
     if len(found) != 1:
-        raise GeometryError(f"{name} became {len(found)} volumes, one was expected; export it again as one volume")
+        raise GeometryError(
+            f"series {name} became {len(found)} volumes, one was expected; export it again as one volume"
+        )
     _, shape, affine = nifti.read_header(found[0])
     frame_axes(shape, affine, series)
     return found[0]

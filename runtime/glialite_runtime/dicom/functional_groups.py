@@ -1,4 +1,8 @@
-"""What an enhanced multi-frame file says of its frames, in the words of classic files."""
+"""What an enhanced multi-frame file says of its frames, in the words of classic files.
+
+A legacy converted one is made of classic files: what has no place in a functional group, such as TR and TE, stands in
+sequences of "unassigned converted attributes", shared or of each frame, in the words of classic files already.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ TAGS: Final = (
 
 _MAX_ELEMENTS: Final = 1000
 _MAX_FRAMES: Final = 2048
+_UNASSIGNED: Final = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
 _SCANNING: Final = {
     ("EchoPulseSequence", "SPIN"): ("SE",),
     ("EchoPulseSequence", "GRADIENT"): ("GR",),
@@ -57,17 +62,22 @@ def frame_values(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def _flat(item: Dataset) -> dict[str, Any]:
-    if len(item) > _MAX_ELEMENTS:  # each is parsed when it is looked at
-        raise InputError(f"more than {_MAX_ELEMENTS} elements describe one frame")
+    _refuse_too_many(item)
+    groups = [element for element in item if element.VR == "SQ" and len(element.value)]
     found: dict[str, Any] = {}
-    for element in item:
-        if element.VR == "SQ" and len(element.value):
-            found |= {inner.keyword: inner.value for inner in element.value[0] if inner.keyword}
+    for group in sorted(groups, key=lambda group: group.keyword not in _UNASSIGNED):  # what is assigned counts more
+        _refuse_too_many(group.value[0])
+        found |= {inner.keyword: inner.value for inner in group.value[0] if inner.keyword}
     if "EffectiveEchoTime" in found:
         found["EchoTime"] = found["EffectiveEchoTime"]
     if "InversionTimes" in found:
         found["InversionTime"] = found["InversionTimes"]
     return found
+
+
+def _refuse_too_many(item: Dataset) -> None:
+    if len(item) > _MAX_ELEMENTS:  # each is parsed when it is looked at
+        raise InputError(f"more than {_MAX_ELEMENTS} elements describe one frame")
 
 
 def classic_values(values: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -80,7 +90,8 @@ def classic_values(values: Mapping[str, Any], frames: Sequence[Mapping[str, Any]
     frames : sequence of mapping
         Of `frame_values`.
 
-    Source: DICOM PS3.3 C.8.13 (Enhanced MR Image) against C.8.3.1 (MR Image), C.7.6.4b (Enhanced Contrast/Bolus).
+    Source: DICOM PS3.3 C.8.13 (Enhanced MR Image) against C.8.3.1 (MR Image), C.7.6.4b (Enhanced Contrast/Bolus),
+    C.7.6.16.2.25 and 26 (Unassigned Shared and Per-Frame Converted Attributes).
     """
     if not frames:
         return {}
@@ -96,7 +107,9 @@ def classic_values(values: Mapping[str, Any], frames: Sequence[Mapping[str, Any]
     component = said("ComplexImageComponent")
     weights = [number(frame.get("DiffusionBValue")) or 0 for frame in frames]
     vessels = any(said(key) == value for key, value in _VESSELS)
+    begun = min(filter(None, (text(frame.get("FrameAcquisitionDateTime")) for frame in frames)), default=None)
     return {
+        "AcquisitionDateTime": values.get("AcquisitionDateTime") or begun,
         "EchoTime": values.get("EchoTime") or first.get("EchoTime"),
         "InversionTime": values.get("InversionTime") or first.get("InversionTime"),
         "ScanningSequence": words(values.get("ScanningSequence")) or scanning,
@@ -105,7 +118,7 @@ def classic_values(values: Mapping[str, Any], frames: Sequence[Mapping[str, Any]
         "DiffusionBValue": max([*weights, float(said("AcquisitionContrast") == "DIFFUSION")]),
         "AngioFlag": "Y" if vessels else values.get("AngioFlag"),
         "BodyPartExamined": text(values.get("BodyPartExamined")) or _meaning(first.get("AnatomicRegionSequence")),
-        "AcquisitionDate": values.get("AcquisitionDate") or text(values.get("AcquisitionDateTime"))[:8],
+        "AcquisitionDate": values.get("AcquisitionDate") or text(values.get("AcquisitionDateTime") or begun)[:8],
         **_contrast_agent(values, frames),
     }
 

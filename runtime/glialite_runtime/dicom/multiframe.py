@@ -8,14 +8,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedMRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from glialite_runtime.dicom.elements import numbers
 from glialite_runtime.dicom.functional_groups import frame_values
 from glialite_runtime.errors import GeometryError, InputError
 
-__all__ = ["frame_images", "multiframe_stand_in"]
+__all__ = ["MULTIFRAME", "frame_images", "multiframe_stand_in"]
+
+MULTIFRAME: Final = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+"""Kinds of image that hold all frames of a series in one file."""
 
 _GEOMETRY: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 
@@ -26,7 +29,7 @@ def frame_images(image: Dataset) -> tuple[list[Dataset], tuple[int, ...]]:
     Parameters
     ----------
     image : Dataset
-        Enhanced MR; pixels are not needed. Not changed.
+        Of a kind in `MULTIFRAME`; pixels are not needed. Not changed.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def multiframe_stand_in(
     Parameters
     ----------
     shared : Dataset
-        The stand-in of a classic image, without what tells one slice from another.
+        The stand-in of a classic image, without what tells one slice from another; its SOP class is the file's.
     instance : str
         SOP Instance UID of the file.
     positions : float64 array (slice, xyz)
@@ -87,7 +90,7 @@ def multiframe_stand_in(
     orientation.ImageOrientationPatient = shared.ImageOrientationPatient
     groups.PixelMeasuresSequence, groups.PlaneOrientationSequence = [measures], [orientation]
     del image.PixelSpacing, image.SliceThickness, image.ImageOrientationPatient
-    image.SOPClassUID, image.SOPInstanceUID, image.NumberOfFrames = EnhancedMRImageStorage, instance, len(order)
+    image.SOPInstanceUID, image.NumberOfFrames = instance, len(order)
     image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [groups], []
     for slice_ in order:
         place, frame = Dataset(), Dataset()

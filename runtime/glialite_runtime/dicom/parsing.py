@@ -19,10 +19,11 @@ from glialite_runtime.nifti import MAX_VOXELS
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["read_header"]
+__all__ = ["read_header", "study_of"]
 
 _MAX_HEADER_BYTES: Final = 4 << 20  # that of several hundred frames takes 2 MB
 _MAX_ITEMS: Final = 50_000  # of sequences; each costs 30 µs and 0.8 kB in pydicom, and a hostile file half a million
+_STUDY_BYTES: Final = 64 << 10  # the identifier of the study stands before that of the series, at the beginning
 _ITEM_TAGS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _MAX_SIDE: Final = 2048
 _MAX_SURPLUS_BYTES: Final = 16 << 20
@@ -104,6 +105,30 @@ def read_header(path: Path) -> Header | None:
         except Exception as error:  # pydicom raises many kinds on damaged files
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise InputError(f"{path.name} is damaged ({reason}); copy it again from its source") from error
+
+
+def study_of(path: Path) -> tuple[str, str] | None:
+    """Return UID and date of the study that a file belongs to, by its first 64 KiB; None for one that does not say.
+
+    Raises
+    ------
+    BackendUnavailableError
+        pydicom is not installed.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(_STUDY_BYTES)
+    if content[128:132] != b"DICM" or _DEFLATED.encode() in content:
+        return None
+    with _quiet_pydicom() as pydicom:
+        wanted = [pydicom.tag.Tag(keyword) for keyword in ("StudyDate", "StudyInstanceUID")]
+        try:
+            dataset = pydicom.filereader.read_partial(
+                io.BytesIO(content), stop_when=lambda tag, *_: tag > max(wanted), specific_tags=wanted
+            )
+            uid, date = text(dataset.get("StudyInstanceUID")), text(dataset.get("StudyDate"))
+        except Exception:  # noqa: BLE001 - pydicom raises many kinds on damaged files; they are judged when they are read
+            return None
+    return (uid, date) if uid else None
 
 
 def _header(path: Path, dataset: Dataset, pixel_bytes: int, *, compressed: bool) -> Header:

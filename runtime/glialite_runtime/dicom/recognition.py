@@ -13,7 +13,9 @@ from glialite_runtime.dicom.series import Series
 
 __all__ = ["Recognition", "recognise"]
 
-_MR_IMAGES: Final = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1")
+_MR_IMAGES: Final = tuple(f"1.2.840.10008.5.1.4.1.1.4{kind}" for kind in ("", ".1", ".4"))
+"""Classic, enhanced, and legacy converted enhanced MR image."""
+
 _NO_MAGNITUDE: Final = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "P_IR", "R_IR", "I_IR", "P_FFE",
                         "R_FFE", "I_FFE", "P_SE", "R_SE", "I_SE", "ADC", "FA", "TRACEW", "MIP", "MPR"}  # fmt: skip
 _OTHER_PARTS: Final = re.compile("SPINE|NECK|CHEST|ABDOMEN|PELVIS|KNEE|HIP|SHOULDER|ANKLE|WRIST|BREAST|HEART|ORBIT")
@@ -30,8 +32,11 @@ _WITHOUT_CONTRAST: Final = re.compile(
     re.IGNORECASE,
 )
 _WITH_CONTRAST: Final = re.compile(
-    r"(?<![a-z])(gd|gad\w*|post|ce|cm|km|inj\w*|contrast\w*|enhanced|t1c|t1ce)(?![a-z])|\+ ?[cg]|[ _]c\+", re.IGNORECASE
+    r"(?<![a-z])(gd|gad\w*|post|ce|cm|km|inj\w*|contrast\w*|enhanced(?! conversion)|t1c|t1ce)(?![a-z])"
+    r"|\+ ?[cg]|[ _]c\+",
+    re.IGNORECASE,
 )
+"""Words for a contrast agent; "(enhanced conversion)" is what highdicom adds to what it converted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,8 +131,9 @@ def scan_folder(folder: Path, study: str | None = None) -> Scan:
         else:
             damaged.append(f"{path.name} has no identifier of its image or series")
     if not headers:
-        why = f": {damaged[0]}" if damaged else "; give another folder"
-        raise InputError(f"{folder} holds no DICOM image that can be read{why}")
+        if damaged:
+            raise InputError(f"{folder} holds no DICOM image that can be read: {damaged[0]}")
+        raise InputError(f"{folder} holds no DICOM image that can be read; give another folder")
     selected = select_study(headers, study, folder)
     distinct, duplicates, clashing = _distinct(selected.headers)
     notes = list(selected.notes)

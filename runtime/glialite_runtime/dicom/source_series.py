@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
+from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from glialite_runtime.dicom.multiframe import frame_images, multiframe_stand_in
+from glialite_runtime.dicom.multiframe import MULTIFRAME, frame_images, multiframe_stand_in
 from glialite_runtime.errors import GeometryError, InputError
 
 __all__ = ["CARRIED", "SourceSeries", "source_series"]
@@ -134,7 +134,8 @@ def _source_series(datasets: Sequence[Dataset], shape: tuple[int, ...]) -> Sourc
     positions, orientation, spacing_mm = _geometry(slices, shape)
     thickness_mm = _thickness_mm(slices[0], positions, orientation)
     shared = Dataset()
-    shared.SOPClassUID, shared.Modality, shared.PositionReferenceIndicator = MRImageStorage, "MR", ""
+    shared.SOPClassUID = UID(_text(datasets[0], "SOPClassUID"))
+    shared.Modality, shared.PositionReferenceIndicator = "MR", ""
     shared.StudyInstanceUID, shared.SeriesInstanceUID, shared.FrameOfReferenceUID = study, series, frame
     shared.Rows, shared.Columns = shape[1:]
     shared.PixelSpacing = [format_number_as_ds(v) for v in spacing_mm]
@@ -158,7 +159,7 @@ def _stand_in(shared: Dataset, instance: str, position: npt.NDArray[np.float64])
 
 def _is_multiframe(datasets: Sequence[Dataset]) -> bool:
     """Return whether this is one enhanced image of many frames; raise unless it is that or classic images."""
-    if len(datasets) == 1 and _text(datasets[0], "SOPClassUID") == EnhancedMRImageStorage:
+    if len(datasets) == 1 and _text(datasets[0], "SOPClassUID") in MULTIFRAME:
         return True
     for image in datasets:
         kind = UID(_text(image, "SOPClassUID"))

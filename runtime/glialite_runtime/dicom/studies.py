@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from glialite_runtime.dicom.headers import Header
 from glialite_runtime.errors import ConfigError, InputError
 
-__all__ = ["Selected", "select_study"]
+__all__ = ["Selected", "labels_of", "select_study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def select_study(headers: Sequence[Header], wanted: str | None, folder: Path) ->
     if wanted is None and len(studies) > 1:
         raise InputError(
             f"{folder} holds {len(studies)} studies:\n{_listed(studies)}\n"
-            "choose one: glialite segment FOLDER --study N (its number here, or the beginning of its UID)"
+            "choose one: glialite segment FOLDER --study N (its number here, or the beginning of its UID), or let "
+            "glialite batch make a case of each"
         )
     numbers = range(len(studies)) if wanted is None else _matching(studies, wanted)
     if len(numbers) != 1:
@@ -74,17 +75,30 @@ def select_study(headers: Sequence[Header], wanted: str | None, folder: Path) ->
     _refuse_two_patients(chosen)
     if len(studies) == 1:
         return Selected(tuple(chosen))
-    date = chosen[0].identity.study_date
-    same = [n for n, study in enumerate(studies) if study[0].identity.study_date == date]
-    label = (re.sub(r"\D", "", date) or "undated") + (f"-{same.index(at) + 1}" if len(same) > 1 else "")
-    note = f"The folder holds {len(studies)} studies; this is the one of {_readable(date)}."
-    return Selected(tuple(chosen), label, (note,))
+    who = chosen[0].identity
+    labels = labels_of({study[0].identity.study_uid: study[0].identity.study_date for study in studies})
+    note = f"The folder holds {len(studies)} studies; this is the one of {_readable(who.study_date)}."
+    return Selected(tuple(chosen), labels[who.study_uid], (note,))
+
+
+def labels_of(dates: Mapping[str, str]) -> dict[str, str]:
+    """Return UID -> label (see `Selected`) of several studies by date, given UID -> date."""
+    days = {uid: re.sub(r"\D", "", date) or "undated" for uid, date in dates.items()}
+    several, met = Counter(days.values()), Counter[str]()
+    labels: dict[str, str] = {}
+    for uid in sorted(dates, key=lambda uid: (dates[uid], uid)):
+        met[days[uid]] += 1
+        labels[uid] = f"{days[uid]}-{met[days[uid]]}" if several[days[uid]] > 1 else days[uid]
+    return labels
 
 
 def _matching(studies: Sequence[Sequence[Header]], wanted: str) -> Sequence[int]:
     if wanted.isdecimal():  # every UID has a dot
         return [int(wanted) - 1] if 1 <= int(wanted) <= len(studies) else []
-    return [n for n, study in enumerate(studies) if wanted and study[0].identity.study_uid.startswith(wanted)]
+    uids = [study[0].identity.study_uid for study in studies]
+    if wanted in uids:  # one UID may begin as another
+        return [uids.index(wanted)]
+    return [n for n, uid in enumerate(uids) if wanted and uid.startswith(wanted)]
 
 
 def _listed(studies: Sequence[Sequence[Header]]) -> str:

@@ -6,11 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from glialite_runtime.clinic.arrivals import find_arrivals, open_arrival
+from glialite_runtime.cases import Case
+from glialite_runtime.cli import app
+from glialite_runtime.clinic.arrivals import by_study, find_arrivals, open_arrival
+from glialite_runtime.command import run
 from glialite_runtime.dicom.headers import Header, Identity, Protocol
+from glialite_runtime.dicom.parsing import study_of
 from glialite_runtime.dicom.studies import Selected, select_study
 from glialite_runtime.dicom.study import converted_study, read_study
 from glialite_runtime.errors import ConfigError, InputError
+from glialite_runtime.workflow import Result
 
 from tests.runtime.dicom.conftest import T1N, T2F, write_study
 
@@ -99,8 +104,67 @@ def test_the_chosen_study_becomes_a_case_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_unattended_program_says_how_to_choose(tmp_path: Path) -> None:
-    """`batch` and `watch` cannot ask: the sentence lists the studies and names the command."""
+    """`watch` and `serve` cannot ask: the sentence lists the studies and names the commands."""
     folder = write_study(tmp_path / "in" / "stick", T1N, replace(T2F, number=15, tags=LATER))
     (arrival,) = find_arrivals(folder.parent)
     with pytest.raises(InputError, match="glialite segment FOLDER --study N"):
         open_arrival(arrival, tmp_path / "room")
+
+
+def test_each_study_of_a_folder_is_a_case_by_itself(tmp_path: Path) -> None:
+    """Called after folder and date; a folder with one study, or with none, stays what it is."""
+    pytest.importorskip("dcm2niix", reason="dcm2niix is not installed (extra: dicom)")
+    write_study(tmp_path / "in" / "stick", T1N, replace(T2F, number=15, tags=LATER))
+    write_study(tmp_path / "in" / "alone", replace(T1N, shape=(2, 8, 8)))
+    (tmp_path / "in" / "text").mkdir()
+    (tmp_path / "in" / "text" / "a.txt").write_text("")
+    found = {arrival.name: arrival for arrival in by_study(find_arrivals(tmp_path / "in"))}
+    assert list(found) == ["alone", "stick-20260301", "stick-20260901", "text"]
+    case = open_arrival(found["stick-20260901"], tmp_path / "room")
+    assert (case.name, list(case.paths)) == ("stick-20260901", ["t2f"])
+    assert case.study is not None
+    assert {one.series.identity.study_uid for one in case.study.chosen.values()} == {"1.2.9.2"}
+
+
+def test_a_study_and_a_folder_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The results of two patients would lie in one place."""
+    tiny = replace(T1N, shape=(1, 8, 8))
+    write_study(tmp_path / "stick", tiny, replace(tiny, number=15, tags=LATER))
+    write_study(tmp_path / "stick-20260901", tiny)
+    found = by_study(find_arrivals(tmp_path))
+    assert [bool(arrival.problem) for arrival in found] == [False, True, True]
+    with pytest.raises(InputError, match="would overwrite each other"):
+        open_arrival(found[1], tmp_path / "room")
+
+
+def test_a_study_that_begins_as_another_is_found() -> None:
+    """By its whole UID."""
+    files = [header("1.2.9"), header("1.2.9.1")]
+    assert select_study(files, "1.2.9", STICK).headers == (files[0],)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(200), b"\xff" * 100, b"1.2.840.10008.1.2.1.99"])
+def test_files_that_are_no_images_name_no_study(tmp_path: Path, content: bytes) -> None:
+    """Whatever stands behind the beginning of a DICOM file; what is deflated as a whole is not inflated."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + content)
+    assert study_of(path) is None
+
+
+def test_batch_works_on_each_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that cannot be converted does not stand in the way of the other."""
+    pytest.importorskip("dcm2niix", reason="dcm2niix is not installed (extra: dicom)")
+    write_study(tmp_path / "in" / "stick", replace(T1N, shape=(2, 8, 8)), replace(T2F, number=15, tags=LATER))
+    made = []
+
+    def work(case: Case, *given: object) -> Result:
+        made.append(case.name)
+        return Result({}, case.name)
+
+    monkeypatch.setattr("glialite_runtime.workflow.open_model", lambda *given, **options: None)
+    monkeypatch.setattr("glialite_runtime.workflow.segment_case", work)
+    assert run(app, ["batch", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 8
+    assert made == ["stick-20260901"]
+    assert "stick-20260301: no series of" in capsys.readouterr().err

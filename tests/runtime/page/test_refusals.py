@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pytest
 from glialite_runtime.cases import find_case
-from glialite_runtime.errors import ConfigError, GeometryError, InputError, IntensityError
+from glialite_runtime.errors import BundleError, ConfigError, GeometryError, InputError, IntensityError
 from glialite_runtime.intake import inspect_volume
 from glialite_runtime.page.refusals import refusal, refused_in
 from glialite_runtime.page.words import LANGUAGES, Words, keys_of
@@ -17,6 +19,7 @@ from glialite_runtime.volume import load_volume
 
 from tests.conftest import save, toy
 
+PT = Words("pt")
 Spoil = Callable[[Path], object]
 
 
@@ -71,9 +74,8 @@ def test_every_refusal_of_the_table_is_found_again(key: str) -> None:
     """Also one whose sentence is longer or shorter than another's, whatever its values."""
     english = Words("en").template(key)
     sequences = dict(zip(("first", "second", "other", "sequence"), ("t1n", "t2f", "t1c", "t2w"), strict=True))
-    names = "path reference shape needed error count dimensions percent least kinds largest usual value ml most wanted"
-    names += " lacking present mm nmi low high smallest found"
-    values = {name: f"<{name}>" for name in names.split()} | sequences
+    names = {name for _, name, _, _ in Formatter().parse(english) if name}
+    values = {name: f"<{name}>" for name in names} | sequences
     values["largest"] = "9"
     expected = Words("sw").fill(key, values)
     assert refusal(english.format(**values), Words("sw")).startswith(expected)
@@ -110,5 +112,25 @@ def test_an_error_keeps_its_kind() -> None:
     assert raised.value.exit_code == 3
     with pytest.raises(GeometryError, match=r"^something new$"), refused_in("fr"):
         raise GeometryError("something new")
-    with pytest.raises(ConfigError, match=r"^t1c is empty: every voxel is 0$"), refused_in("fr"):
+    with pytest.raises(ConfigError, match="est vide") as usage, refused_in("fr"):
         raise ConfigError("t1c is empty: every voxel is 0")
+    assert usage.value.exit_code == 2
+    with pytest.raises(BundleError, match=r"^t1c is empty: every voxel is 0$"), refused_in("fr"):
+        raise BundleError("t1c is empty: every voxel is 0")
+
+
+def test_a_sentence_within_a_sentence_is_translated_too() -> None:
+    """The reason why a file is not read, or why the watcher waits."""
+    said = refusal("usb holds no DICOM image that can be read: a.dcm is not read: its header is longer than 4 MiB", PT)
+    assert said.startswith("usb não contém nenhuma imagem DICOM legível: a.dcm não é lido: o seu cabeçalho tem mais de")
+    said = refusal("cannot write P/a: disk full; free space; waiting, and trying again every 10 s", PT)
+    assert said.startswith("não é possível escrever P/a: disk full; liberte espaço; à espera, nova tentativa a cada 10")
+
+
+def test_a_hostile_name_takes_no_time() -> None:
+    """Nested lookups and patterns that may match in many places stay quick."""
+    name = " is not read: (a) holds, which ; (t1n) and 'b' are " * 80
+    started = time.process_time()
+    refusal(f"{name} is not a folder; {name}", PT)
+    refusal(f"{name} holds 3 files; 2 are accepted: zip one case alone", PT)
+    assert time.process_time() - started < 2

@@ -7,6 +7,7 @@ from importlib.resources import files
 from json import loads
 from string import Formatter
 
+import glialite_runtime
 import pytest
 from glialite_runtime import clinic, page
 from glialite_runtime.errors import ConfigError
@@ -43,7 +44,7 @@ def test_every_note_of_the_gate_is_in_the_table(key: str) -> None:
 
 def test_every_key_that_the_page_asks_for_is_there_and_none_is_left_over() -> None:
     """Words spelt out in the code, and groups of keys (`side.…`) whose end is put together."""
-    modules = [*files(page).iterdir(), *files(clinic).iterdir()]
+    modules = [*files(page).iterdir(), *files(clinic).iterdir(), files(glialite_runtime) / "cli.py"]
     code = "".join(f.read_text("utf-8") for f in modules if f.name.endswith((".py", ".html")))
     spelt = set(re.findall(r"""["']([a-z0-9_]+(?:\.[a-zA-Z0-9_]+)*)["']""", code))
     groups = set(re.findall(r"""["']([a-z]+\.)(?:["'{])""", code)) - {"serve."}  # each of these is spelt out
