@@ -43,6 +43,7 @@ __all__ = [
     "evaluate",
     "network_logits",
     "on_device",
+    "outlined",
     "student_source",
 ]
 
@@ -198,15 +199,9 @@ def _judge(
 ) -> CaseResult:
     """Score one source on one case."""
     volume, truth = scene.volume, scene.truth
-    logits: Logits | None = None
-    box: Box = (slice(None), slice(None), slice(None))
-    if isinstance(source, NetworkSource):
-        labels, logits, box = source.predict(volume)
-    elif isinstance(source, FolderSource):
-        labels = source.labels(scene.case, volume)
-        logits = source.logits(scene.case, volume) if probabilities else None
-    else:
-        labels = source(scene.case, volume)
+    labels, logits, box = _answer(source, scene.case, volume)
+    if probabilities and isinstance(source, FolderSource):
+        logits = source.logits(scene.case, volume)
     scores = [score(name, scene.case.name, labels, truth, volume.voxel_mm3, volume.sequences)]
     counts = {}
     if logits is not None and "t1c" in volume.sequences:
@@ -217,6 +212,22 @@ def _judge(
             less = score(name, scene.case.name, labels, truth, volume.voxel_mm3, subset)
             scores.append(replace(less, withheld=True))
     return CaseResult(tuple(scores), counts)
+
+
+def _answer(source: AnySource, case: Case, volume: Volume) -> tuple[Labels, Logits | None, Box]:
+    """Return what a source outlines, a network's logits, and where in the image these are."""
+    if isinstance(source, NetworkSource):
+        return source.predict(volume)
+    labels = source.labels(case, volume) if isinstance(source, FolderSource) else source(case, volume)
+    return labels, None, (slice(None), slice(None), slice(None))
+
+
+def outlined(source: AnySource, case: Case, convention: str = "brats2023") -> tuple[Volume, Labels, Labels]:
+    """Return a case's images, its truth, and what a source outlines, to be shown; `InputError` without a truth."""
+    if case.label is None:
+        raise InputError(f"no label map (a file that ends in -seg.nii.gz) for {case.name}")
+    volume = load_volume(case)
+    return volume, load_labels(case.label, volume, convention), _answer(source, case, volume)[0]
 
 
 def _only(volume: Volume, subset: tuple[str, ...]) -> Volume:

@@ -18,10 +18,11 @@ from glialite_runtime.errors import CalibrationError, ConfigError
 from glialite_runtime.files import sha256_bytes, sha256_file, write_bytes, write_json
 
 from glialite_distill.baseline import DEFAULT_FLAIR_SD, fit_flair_threshold, flair_source
-from glialite_distill.evaluate import AnySource, NetworkSource, evaluate
+from glialite_distill.evaluate import AnySource, NetworkSource, evaluate, outlined
 from glialite_distill.evaluate_folder import FolderSource
 from glialite_distill.evaluate_guard import fitting_cases, record_of, record_of_folder, record_of_workspace, refuse_seen
 from glialite_distill.evaluate_models import Model, open_models
+from glialite_distill.evaluate_pictures import Look, write_pictures
 from glialite_distill.evaluate_scores import SCOPES, Evaluation
 from glialite_distill.evaluate_store import Identity, StoredResults, hashes, result_keys
 from glialite_distill.evaluate_summary import (
@@ -42,6 +43,9 @@ _FITTED_ON: Final = 10
 """Training cases, at most, that the FLAIR threshold is chosen on."""
 _INTERVAL_RATE: Final = 0.9
 """Of the volume intervals."""
+
+_DRAWING: Final = 1
+"""Raised when pictures look otherwise: those of an earlier evaluation are drawn again then."""
 
 Progress = Callable[..., Iterable[Any]]
 
@@ -68,7 +72,8 @@ class EvaluationRequest:
     labels : str
         Convention of the truth.
     csv : Path, optional
-        Gets a line a case, source and set of sequences; files beside it that end in .json, .md and .png get the rest.
+        Gets a line a case, source and set of sequences; files beside it that end in .json, .md and .png get the rest,
+        -worst.png and -subgroups.png show one source: the first bundle, else student, else what is compared.
     """
 
     cohort: Path
@@ -118,8 +123,8 @@ def run_evaluation(
     Returns
     -------
     dict
-        JSON-able: `summary`, `subsets`, `fitted`, `reliability`, `without_probabilities`, `cases`, `table` (Markdown),
-        `key`.
+        JSON-able: `summary`, `subsets`, `fitted`, `reliability`, `without_probabilities`, `cases`, `pictured` (the
+        source in the pictures), `table` (Markdown), `key`.
     bool
         Whether it was all there already.
 
@@ -156,10 +161,12 @@ def run_evaluation(
         "reliability": reliability_json(found.counts, fitted),
         "without_probabilities": [name for name in sources if name not in found.counts],
         "cases": cases_json(found.scores),
+        "pictured": next(iter([*request.bundles, *request.students, *sources])),
     }
     result["table"] = markdown(result)
     if request.csv is not None:
-        _write(request.csv, result, csv_text(found.scores))
+        shown, by_name = sources[result["pictured"]], {case.name: case for case in cases}
+        _write(request.csv, result, csv_text(found.scores), lambda case: outlined(shown, by_name[case], request.labels))
     return result, False
 
 
@@ -236,8 +243,8 @@ def _fit(sources: Mapping[str, AnySource], found: Evaluation) -> dict[str, HeldO
     return fitted
 
 
-def _write(csv: Path, result: Mapping[str, Any], lines: str) -> None:
-    """Write the CSV, the Markdown, the picture where there are probabilities, and last the JSON with their hashes."""
+def _write(csv: Path, result: Mapping[str, Any], lines: str, look: Look) -> None:
+    """Write the CSV, the Markdown, the pictures, and last the JSON with their hashes."""
     page, picture = csv.with_suffix(".md"), csv.with_suffix(".png")
     write_bytes(csv, lines.encode())
     write_bytes(page, result["table"].encode())
@@ -245,6 +252,8 @@ def _write(csv: Path, result: Mapping[str, Any], lines: str) -> None:
     if result["reliability"]:
         write_reliability(picture, result["reliability"])
         written.append(picture)
+    pictured = [row for row in result["cases"] if row["source"] == result["pictured"]]
+    written += write_pictures(csv, result["pictured"], pictured, look)
     digests = {path.name: sha256_file(path) for path in written}
     write_json(csv.with_suffix(".json"), {**result, "files": digests})
 
@@ -267,6 +276,7 @@ def _key(
         "cases": [[case.name for case in cases] for cases in cohorts],
         "reference": request.reference,
         "subsets": request.subsets,
+        "pictures": _DRAWING,
     }
     return sha256_bytes(json.dumps(decides, sort_keys=True).encode())
 

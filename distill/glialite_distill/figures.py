@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from glialite_runtime.files import replacing
 
 __all__ = ["new_figure", "save_figure"]
@@ -20,7 +22,16 @@ def new_figure(width: float, height: float, dpi: int = 100) -> Any:
     return figure
 
 
-def save_figure(path: Path, figure: Any) -> None:
-    """Write a figure as PNG, in one step."""
+def save_figure(path: Path, figure: Any, palette: Sequence[tuple[int, int, int]] = ()) -> None:
+    """Write a figure as PNG, in one step; with a palette, a byte a pixel, each the nearest of these colours."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        if not palette:
+            figure.savefig(temporary, format="png")
+            return
+        from PIL import Image  # noqa: PLC0415 - comes with matplotlib
+
+        figure.canvas.draw()
+        colours = Image.new("P", (1, 1))
+        colours.putpalette([value for colour in palette for value in colour])
+        drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+        drawn.quantize(palette=colours, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)

@@ -22,13 +22,14 @@ from glialite_distill.score_tables import SHOWN, agreement, headline
 from glialite_distill.scores import ROWS, Score
 from glialite_distill.surface_distance import bounding_box
 
-__all__ = ["find_image", "write_agreement", "write_bars", "write_case"]
+__all__ = ["SEQUENCE_FOR", "find_image", "outline_key", "pixels_of", "write_agreement", "write_bars", "write_case"]
 
 _DPI: Final = 110
 _LEAST_ML: Final = 1.0  # height of an axis of volume differences, also where there are none
 _MARGIN: Final = 10  # voxels
 _UNIT_SCALE: Final = ("Dice", "NSD")
-_SEQUENCE_FOR: Final = {"WT": ("t2f", "t1c"), "TC": ("t1c", "t2f"), "ET": ("t1c", "t2f")}
+SEQUENCE_FOR: Final = {"WT": ("t2f", "t1c"), "TC": ("t1c", "t2f"), "ET": ("t1c", "t2f")}
+"""Region -> the sequences that show it, the best first."""
 
 
 def write_bars(path: Path, scores: Sequence[Score]) -> None:
@@ -99,7 +100,7 @@ def write_agreement(path: Path, scores: Sequence[Score]) -> None:
 
 def find_image(label_map: Path, case: str, region: str) -> Path | None:
     """Return the sequence beside a label map that shows a region best (FLAIR for WT, else T1c), or None."""
-    candidates = (label_map.with_name(f"{case}-{sequence}.nii.gz") for sequence in _SEQUENCE_FOR[region])
+    candidates = (label_map.with_name(f"{case}-{sequence}.nii.gz") for sequence in SEQUENCE_FOR[region])
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -117,8 +118,6 @@ def write_case(path: Path, score: Score, pair: Pair, image: Path | None) -> None
     image : Path or None
         Scan to draw on; without one the background is black.
     """
-    from matplotlib.lines import Line2D  # noqa: PLC0415
-
     reference, prediction = (pair.orientation.to_lps(labels) for labels in (pair.reference, pair.prediction))
     spacing = tuple(pair.spacing_mm[axis] for axis in pair.orientation.order)[::-1]
     channel = _channel(image, (reference > 0) | (prediction > 0))
@@ -127,7 +126,7 @@ def write_case(path: Path, score: Score, pair: Pair, image: Path | None) -> None
     rows = []
     for labels in (reference, prediction):
         content = (draw(channel, np.ascontiguousarray(labels), p, at[p.axis], spacing) for p in PLANES)  # type: ignore[arg-type]  # three axes
-        rows.append([_pixels(png) for png in content])
+        rows.append([pixels_of(png) for png in content])
     figure = new_figure(11, 7.6, _DPI)
     panels = figure.subplots(2, 3)
     for line, pictures, name in zip(panels, rows, ("reference", "prediction"), strict=True):
@@ -138,8 +137,7 @@ def write_case(path: Path, score: Score, pair: Pair, image: Path | None) -> None
     shown = f"{SHOWN[headline(score)][0]} {score.region} {score.values[headline(score)]:.3f}"
     volumes = f"true {score.reference_ml:.1f} mL, predicted {score.predicted_ml:.1f} mL"
     figure.suptitle(f"{score.case} by {score.model}: {shown}; {volumes}", fontsize=11)
-    key = [Line2D([], [], color="#{:02x}{:02x}{:02x}".format(*COLOURS[r]), label=r) for r in REGIONS]
-    figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+    figure.legend(handles=outline_key(), loc="outside lower center", ncols=len(REGIONS))
     save_figure(path, figure)
 
 
@@ -155,7 +153,16 @@ def _channel(image: Path | None, tumour: npt.NDArray[np.bool_]) -> npt.NDArray[A
     return black
 
 
-def _pixels(png: bytes) -> npt.NDArray[Any]:
+def outline_key() -> list[Any]:
+    """Return what a legend needs to say which outline is which region's."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415
+
+    styles = zip(REGIONS, ("-", "--", ":"), strict=True)
+    return [Line2D([], [], color="#{:02x}{:02x}{:02x}".format(*COLOURS[r]), ls=s, lw=2, label=r) for r, s in styles]
+
+
+def pixels_of(png: bytes) -> npt.NDArray[Any]:
+    """Return the pixels (row, column, colour) of a picture that `draw` made, from 0 to 1."""
     from matplotlib.image import imread  # noqa: PLC0415
 
     pixels: npt.NDArray[Any] = imread(io.BytesIO(png), format="png")

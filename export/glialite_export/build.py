@@ -38,7 +38,16 @@ from glialite_export.layers import with_layers
 from glialite_export.lower import lower
 from glialite_export.measured import with_measured
 from glialite_export.onnx_export import export_student
-from glialite_export.pack import CARD_FILE, GRAPH_FILE, Packing, bundle_files, golden_crop, manifest_of
+from glialite_export.pack import (
+    CARD_FILE,
+    GRAPH_FILE,
+    PICTURE_SUFFIX,
+    Packing,
+    bundle_files,
+    check_size,
+    golden_crop,
+    manifest_of,
+)
 from glialite_export.plan import Plan, Request, Track, finished, plan_build, same_graph
 from glialite_export.reliability import Fitted
 from glialite_export.sensitivity import centred_crop, compare_on, layer_names
@@ -133,9 +142,12 @@ def _with_fitted(manifest: Manifest, fitted: Fitted | None) -> Manifest:
 
 
 def _with_card(files: Mapping[str, bytes], fitted: Fitted | None) -> dict[str, bytes]:
-    """Return a bundle's files, the model card with what was measured."""
+    """Return a bundle's files, the model card with what was measured, and its pictures in place of those it had."""
     card = with_measured(files[CARD_FILE].decode(), "" if fitted is None else fitted.measured)
-    return {**files, CARD_FILE: card.encode()}
+    kept = {name: content for name, content in files.items() if not name.endswith(PICTURE_SUFFIX)}
+    everything = {**kept, CARD_FILE: card.encode(), **({} if fitted is None else fitted.pictures)}
+    check_size(everything)
+    return everything
 
 
 def _choose(

@@ -21,8 +21,10 @@ __all__ = [
     "CARD_FILE",
     "GRAPH_FILE",
     "MAX_BUNDLE_BYTES",
+    "PICTURE_SUFFIX",
     "Packing",
     "bundle_files",
+    "check_size",
     "golden_crop",
     "manifest_of",
     "model_card",
@@ -31,6 +33,7 @@ __all__ = [
 
 CARD_FILE: Final = "MODEL_CARD.md"
 GRAPH_FILE: Final = "cpu-int8.onnx"
+PICTURE_SUFFIX: Final = ".png"
 MAX_BUNDLE_BYTES: Final = 5_000_000
 """A clinic bundle travels on USB sticks and thin lines."""
 
@@ -118,14 +121,20 @@ def bundle_files(packing: Packing, crop: npt.NDArray[np.float16], network: Netwo
         CARD_FILE: model_card(packing).encode(),
         "NOTICE.txt": notice(packing.sites).encode(),
     }
+    check_size(files)
+    return files
+
+
+def check_size(files: Mapping[str, bytes]) -> None:
+    """Refuse files that are together larger than `MAX_BUNDLE_BYTES`, with `ExportError`."""
     size = sum(len(item) for item in files.values())
     if size > MAX_BUNDLE_BYTES:
         parts = ", ".join(f"{name} {len(item) / 1e6:.1f} MB" for name, item in files.items())
+        pictures = any(name.endswith(PICTURE_SUFFIX) for name in files)
         raise ExportError(
             f"the bundle would be {size / 1e6:.1f} MB ({parts}), at most {MAX_BUNDLE_BYTES / 1e6:.0f} MB may be; "
-            "train a smaller student"
+            f"train a smaller student{', or take the pictures away from beside the --reliability file' * pictures}"
         )
-    return files
 
 
 def manifest_of(packing: Packing) -> Manifest:

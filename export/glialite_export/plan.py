@@ -21,7 +21,7 @@ from glialite_runtime.files import sha256_bytes, sha256_file
 
 from glialite_export import parity
 from glialite_export.int8_choice import AUTO
-from glialite_export.pack import CARD_FILE
+from glialite_export.pack import CARD_FILE, PICTURE_SUFFIX
 from glialite_export.reliability import Fitted, load_fitted
 
 __all__ = ["Plan", "Request", "Track", "finished", "plan_build", "same_graph"]
@@ -160,7 +160,8 @@ def finished(plan: Plan) -> Bundle | None:
     wanted, measured = (None, "") if plan.fitted is None else (plan.fitted.reliability, plan.fitted.measured)
     if bundle is None or bundle.manifest.reliability != wanted or measured.encode() not in bundle.files[CARD_FILE]:
         return None
-    return bundle
+    pictures = {name: content for name, content in bundle.files.items() if name.endswith(PICTURE_SUFFIX)}
+    return bundle if pictures == ({} if plan.fitted is None else dict(plan.fitted.pictures)) else None
 
 
 def same_graph(plan: Plan) -> Bundle | None:

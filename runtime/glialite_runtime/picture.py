@@ -149,6 +149,7 @@ def draw(
     plane: Plane,
     at: int,
     spacing_mm: tuple[float, float, float],
+    pixels_per_mm: float = _PIXELS_PER_MM,
 ) -> bytes:
     """Return one slice with the outlines of the regions as a PNG.
 
@@ -164,11 +165,13 @@ def draw(
         Which slice along `plane.axis`.
     spacing_mm : tuple of float
         Voxel size along z, y, x.
+    pixels_per_mm : float, optional
+        Of the picture; lines and letters keep their width in pixels.
 
     Returns
     -------
     bytes
-        A PNG of 2.5 pixels a millimetre, grey with coloured outlines, cropped to the brain with a margin.
+        A PNG, grey with coloured outlines, cropped to the brain with a margin.
     """
     image = np.take(channel, at, axis=plane.axis).astype(np.float32)
     outline = np.take(labels, at, axis=plane.axis)
@@ -179,7 +182,7 @@ def draw(
         image, outline = image[::-1], outline[::-1]
     values = image[image != 0]
     low, high = np.percentile(values, (1, 99.5)) if values.size else (0.0, 1.0)
-    shape = (round(image.shape[0] * row_mm * _PIXELS_PER_MM), round(image.shape[1] * column_mm * _PIXELS_PER_MM))
+    shape = (round(image.shape[0] * row_mm * pixels_per_mm), round(image.shape[1] * column_mm * pixels_per_mm))
     grey = np.clip((_bigger(image, shape) - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1) * (_GREYS - 1)
     grey *= _bigger((image != 0).astype(np.float32), shape) > 0.5
     picture = grey.astype(np.uint8)

@@ -68,6 +68,8 @@ def test_an_evaluation_compares_all_sources_and_keeps_the_result(request_of: Eva
     assert (tmp_path / "dice.csv").read_text().count("\n") == 4
     assert (tmp_path / "dice.md").read_text() == first["table"]
     assert (tmp_path / "dice.png").is_file()
+    assert first["pictured"] == "student"
+    assert all((tmp_path / f"dice-{name}.png").is_file() for name in ("worst", "subgroups"))
     again, kept = run_evaluation(request_of, Data(), CPU)
     assert kept
     assert again == first
@@ -80,7 +82,7 @@ def test_an_evaluation_compares_all_sources_and_keeps_the_result(request_of: Eva
     assert run_evaluation(request_of, Data(), CPU)[0]["summary"][0]["mean_dice"] == 0
 
 
-@pytest.mark.parametrize("name", ["dice.csv", "dice.md", "dice.png"])
+@pytest.mark.parametrize("name", ["dice.csv", "dice.md", "dice.png", "dice-worst.png", "dice-subgroups.png"])
 def test_a_changed_file_is_written_again(request_of: EvaluationRequest, tmp_path: Path, name: str) -> None:
     """Files that somebody edited are not taken for the result."""
     run_evaluation(request_of, None, CPU)
@@ -105,7 +107,10 @@ def test_other_questions_are_answered_anew(request_of: EvaluationRequest) -> Non
 def test_an_interrupted_evaluation_continues(
     request_of: EvaluationRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was judged before the interruption is not judged again, and the result is that of one run."""
+    """What was judged before the interruption is not judged again; the result is that of one run, pictures included.
+
+    A picture asks the student for the worst case once more.
+    """
     whole, _ = run_evaluation(replace(request_of, csv=tmp_path / "whole.csv"), None, CPU)
     asked: list[str] = []
     plain = NetworkSource.predict
@@ -122,11 +127,13 @@ def test_an_interrupted_evaluation_continues(
     assert asked == ["student"]
     assert not (tmp_path / "dice.csv").exists()
     result, kept = run_evaluation(request_of, None, CPU)
-    assert (asked, kept) == (["student"], False)
+    assert (len(asked), kept) == (1 + 1, False)
+    for name in ("worst", "subgroups"):
+        assert (tmp_path / f"dice-{name}.png").read_bytes() == (tmp_path / f"whole-{name}.png").read_bytes()
     assert result["summary"] == whole["summary"]
     assert result["reliability"] == whole["reliability"]
     run_evaluation(replace(request_of, subsets=True), None, CPU)  # every subset, and the whole set once more
-    assert len(asked) == 16
+    assert len(asked) == 2 + 15 + 1
 
 
 def test_cases_that_an_earlier_student_met_are_not_judged(request_of: EvaluationRequest) -> None:

@@ -44,6 +44,16 @@ def test_failures_are_named() -> None:
     assert "In 1 brains without a tumour: at most 0.25 mL" in section
 
 
+def test_pictures_are_shown() -> None:
+    """Those that travel with the card, and no others; a card with one more is not taken for this one."""
+    assert "\n![The worst cases: " in (found := measured_section(CASES, "it", ["worst.png"]))
+    assert "(worst.png)\n" in found
+    assert "subgroups.png" not in found
+    assert "](" not in measured_section(CASES, "it")
+    assert measured_section(CASES, "it") not in found
+    assert found not in measured_section(CASES, "it", ["worst.png", "subgroups.png"])
+
+
 def test_without_rows_there_is_no_section() -> None:
     """An evaluation of other models says nothing of this one."""
     assert measured_section(CASES, "third") == ""

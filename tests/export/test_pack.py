@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from glialite_export.pack import MAX_BUNDLE_BYTES, Packing, bundle_files, golden_crop, manifest_of, model_card, notice
+from glialite_export.pack import (
+    GRAPH_FILE,
+    MAX_BUNDLE_BYTES,
+    Packing,
+    bundle_files,
+    check_size,
+    golden_crop,
+    manifest_of,
+    model_card,
+    notice,
+)
 from glialite_runtime.decode import DecisionRule
 from glialite_runtime.errors import ExportError
 from glialite_runtime.sequences import SEQUENCES
@@ -95,6 +105,8 @@ def test_bundle_over_five_megabytes_is_refused() -> None:
     heavy = replace(PACKING, graph=np.random.default_rng(0).bytes(MAX_BUNDLE_BYTES))
     with pytest.raises(ExportError, match=r"cpu-int8\.onnx 5\.0 MB.*smaller student"):
         bundle_files(heavy, golden_crop(16), lambda image: image[:3])
+    with pytest.raises(ExportError, match=r"worst\.png 0\.3 MB.*take the pictures away"):
+        check_size({GRAPH_FILE: bytes(MAX_BUNDLE_BYTES - 1), "worst.png": bytes(300_000)})
 
 
 def test_golden_logits_are_those_of_the_stored_image() -> None:

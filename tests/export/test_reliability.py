@@ -14,9 +14,10 @@ from glialite_export.plan import Request, finished, plan_build
 from glialite_export.reliability import load_fitted
 from glialite_runtime.bundle import read_bundle
 from glialite_runtime.errors import ConfigError
-from glialite_runtime.files import sha256_file
+from glialite_runtime.files import sha256_bytes, sha256_file
 
 from .conftest import CASES
+from .test_measured import row
 
 WriteFit = Callable[..., Path]
 
@@ -42,6 +43,54 @@ def write_fit(tmp_path: Path) -> WriteFit:
         return path
 
     return write
+
+
+def draw(path: Path, *cases: str, pictured: str = "a") -> Path:
+    """Put pictures beside a result, and into it what an evaluation says of them."""
+    document = json.loads(path.read_bytes())
+    content = {f"{path.stem}-{name}.png": name.encode() for name in ("worst", "subgroups")}
+    for name, drawn in content.items():
+        path.with_name(name).write_bytes(drawn)
+    files = {name: sha256_bytes(drawn) for name, drawn in content.items()}
+    rows = [row(case, (0.5, 0.4, 0.3), (10, 2, 1), source="a") for case in cases]
+    path.write_text(json.dumps({**document, "pictured": pictured, "cases": rows, "files": files}))
+    return path
+
+
+def test_pictures_come_along(write_fit: WriteFit) -> None:
+    """By their names in the bundle; the card shows both."""
+    found = load_fitted(draw(write_fit(a=fit(1.5, student_sha256="s")), "BraTS-PHA-00001-000"), "s", "k")
+    assert found.pictures == {"worst.png": b"worst", "subgroups.png": b"subgroups"}
+    assert "(worst.png)" in found.measured
+    assert "(subgroups.png)" in found.measured
+
+
+@pytest.mark.parametrize("case", ["BraTS-SSA-00001-000", "Smith", "BraTS-PHANTOM-00001-000"])
+def test_no_patients_scan_comes_along(write_fit: WriteFit, case: str) -> None:
+    """One case that is no synthetic patient, and the slices stay where they are; the figures may travel."""
+    path = draw(write_fit(a=fit(1.5, student_sha256="s")), "BraTS-PHA-00001-000", case)
+    found = load_fitted(path, "s", "k")
+    assert list(found.pictures) == ["subgroups.png"]
+    assert "worst.png" not in found.measured
+
+
+def test_pictures_of_another_model_stay(write_fit: WriteFit) -> None:
+    """They would show what this one does not do; nor is there any that was taken away, or that is not in the result."""
+    path = draw(write_fit(a=fit(1.5, student_sha256="s"), b=fit(1.0)), "BraTS-PHA-00001-000", pictured="b")
+    assert load_fitted(path, "s", "k").pictures == {}
+    draw(path, "BraTS-PHA-00001-000").with_name("unseen-worst.png").unlink()
+    assert list(load_fitted(path, "s", "k").pictures) == ["subgroups.png"]
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_bytes()).items() if k != "files"}))
+    assert load_fitted(path, "s", "k").pictures == {}
+
+
+@pytest.mark.parametrize("name", ["unseen-worst.png", "unseen-subgroups.png"])
+def test_a_picture_that_was_changed_is_refused(write_fit: WriteFit, name: str) -> None:
+    """What the card shows is what the evaluation drew."""
+    path = draw(write_fit(a=fit(1.5, student_sha256="s")), "BraTS-PHA-00001-000")
+    path.with_name(name).write_bytes(b"prettier")
+    with pytest.raises(ConfigError, match=rf"{name} is not the picture that was drawn with unseen\.json"):
+        load_fitted(path, "s", "k")
 
 
 def test_the_entry_of_the_student_is_found_by_its_weights(write_fit: WriteFit) -> None:
@@ -94,7 +143,10 @@ def test_a_temperature_that_is_none_is_refused(write_fit: WriteFit, value: float
 def test_a_bundle_gets_what_was_fitted_without_another_build(
     student_file: Path, workspace: Path, tmp_path: Path, write_fit: WriteFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The graph stays byte for byte; provenance tells the cases; the same again is left alone; it can be taken out."""
+    """The graph stays byte for byte; provenance tells the cases; the same again is left alone; it can be taken out.
+
+    So can pictures.
+    """
     out = tmp_path / "bundle"
     plain = build(plan_build(Request(student_file, workspace, out)))
     assert plain.manifest.reliability is None
@@ -112,5 +164,11 @@ def test_a_bundle_gets_what_was_fitted_without_another_build(
     assert finished(plan_build(wanted)) is not None
     build(plan_build(wanted))
     assert (out / "bundle.json").stat().st_mtime_ns == before
-    assert build(plan_build(Request(student_file, workspace, out))).manifest.reliability is None
+    draw(path, "BraTS-PHA-00001-000")
+    shown = build(plan_build(wanted))
+    assert shown.files["worst.png"] == b"worst"
+    assert b"(worst.png)" in shown.files["MODEL_CARD.md"]
+    path.with_name("unseen-worst.png").unlink()
+    assert "worst.png" not in build(plan_build(wanted)).files
+    assert build(plan_build(Request(student_file, workspace, out))).files == plain.files
     assert read_bundle(out).manifest.provenance["build_key"] == plain.manifest.provenance["build_key"]

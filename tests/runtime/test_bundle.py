@@ -70,6 +70,16 @@ def test_any_flipped_bit_is_rejected(make_bundle: MakeBundle, position: float, b
     assert damaged.files == original.files
 
 
+def test_pictures_of_the_card_are_held_to_their_checksums(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """A bundle may carry them; one changed byte, and it is refused as for any other file."""
+    bundle = read_bundle(make_bundle())
+    write_bundle(tmp_path / "shown", bundle.manifest, {**bundle.files, "worst.png": b"a picture"})
+    assert read_bundle(tmp_path / "shown").files["worst.png"] == b"a picture"
+    (tmp_path / "shown" / "worst.png").write_bytes(b"A picture")
+    with pytest.raises(BundleIntegrityError, match=r"worst\.png was changed"):
+        read_bundle(tmp_path / "shown")
+
+
 def test_missing_and_foreign_files_are_named(make_bundle: MakeBundle) -> None:
     """Everything that does not agree is said at once."""
     path = make_bundle()

@@ -73,6 +73,15 @@ def test_anisotropic_voxels_are_drawn_in_proportion() -> None:
     assert tall.shape[0] > 2 * flat.shape[0]
 
 
+def test_lines_keep_their_width_at_any_size() -> None:
+    """Half the pixels a millimetre: half the picture, and an outline half as long, not half as wide."""
+    image, labels = head()
+    large, small = (pixels(draw(image, labels, PLANES[0], 28, (1.0, 1.0, 1.0), scale)) for scale in (2.0, 1.0))
+    np.testing.assert_allclose(np.array(large.shape[:2]) / small.shape[:2], 2)
+    lengths = [int((picture == COLOURS["WT"]).all(axis=2).sum()) for picture in (large, small)]
+    assert lengths[0] / lengths[1] < 2.6
+
+
 def test_without_tumour_the_fullest_slices_are_shown() -> None:
     """The middle of the brain, not slice 0."""
     image, labels = head()
