@@ -8,8 +8,9 @@ STUDENT=$WORK/workspace/students/shipped/student.pt
 
 say() { printf '\n== %s\n' "$1" >&2; }
 
-say "1/5  Synthetic patients of a wide world to learn from, of another hospital to measure errors on; 20 to judge it"
+say "1/5  Synthetic patients of a wide world to learn from, of other hospitals to decide and to measure errors on; 20 to judge it"
 "$BIN/distill" phantoms --out "$WORK/cohort" --patients "${PATIENTS:-450}" --seed 31 --small --world wide
+"$BIN/distill" phantoms --out "$WORK/shifted" --patients "${SHIFTED:-24}" --seed 34 --small --world shifted
 "$BIN/distill" phantoms --out "$WORK/held-out" --patients "${HELD_OUT:-40}" --seed 32 --small --world other
 "$BIN/distill" phantoms --out "$WORK/unseen" --patients "${UNSEEN:-20}" --seed 33 --small --world other
 
@@ -18,7 +19,7 @@ say "2/5  nnU-Net: fingerprint, plan, preprocessing; a tenth of the patients val
 
 say "3/5  Student S"
 "$BIN/distill" train --workspace "$WORK/workspace" --student S --name shipped --soft-weight 0 --dropout 0.25 \
-    --patch 64,80,64 --iterations "${ITERATIONS:-5000}"
+    --patch 64,80,64 --iterations "${ITERATIONS:-5000}" --decide-on "$WORK/shifted"
 
 say "4/5  Export: INT8, a parity gate after each hop, one bundle"
 "$BIN/edge-export" build --student "$STUDENT" --workspace "$WORK/workspace" --out "$WORK/bundle"

@@ -179,6 +179,9 @@ def train(
     dropout: Annotated[
         float, typer.Option(min=0, max=1, help="Share of patches that lose sequences: for scans that lack some.")
     ] = 0.0,
+    decide_on: Annotated[
+        Path | None, typer.Option(help="Labelled cases of elsewhere: thresholds for scans unlike those trained on.")
+    ] = None,
     fold: Annotated[int, typer.Option(min=0, help="Fold whose validation cases validate.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Decides every random number.")] = 0,
     time_limit: Annotated[str | None, typer.Option(help="Such as 30h, 90m or 3600s: save and exit 75 in time.")] = None,
@@ -258,6 +261,10 @@ def train(
     finished = (folder / "student.pt").is_file()
     with shown_on_stderr() as show:
         file = train_student(ready, soft, options, replace(settings, report=show), initial, guidance)
+    if decide_on:
+        from glialite_distill.decision_elsewhere import decide_elsewhere
+
+        file = decide_elsewhere(folder / "student.pt", decide_on, settings.device)
     last = file.provenance["last"]
     dices = ", ".join(f"{r} {_figure(last[f'dice_{r.lower()}'])}" for r in ("WT", "TC", "ET"))
     text = f"{folder / 'student.pt'}: {options.iterations} iterations, validation Dice {dices}"

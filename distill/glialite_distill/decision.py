@@ -50,6 +50,7 @@ PRESETS: Final[Mapping[str, DecisionRule]] = MappingProxyType(
 )
 """Published rules by name; thresholds and sizes in the order of `REGIONS`."""
 
+_LOWER: Final = (0.1, 0.15, 0.2, 0.25)
 _THRESHOLDS: Final = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _MINIMUM_MM3: Final = (0.0, 25.0, 37.0, 50.0, 75.0, 100.0, 125.0, 150.0, 200.0, 250.0, 500.0)
 _EQUAL_DICE: Final = 0.005
@@ -73,7 +74,7 @@ def rule_from_json(value: Mapping[str, Any]) -> DecisionRule:
     return DecisionRule((thresholds[0], thresholds[1], thresholds[2]), (sizes[0], sizes[1], sizes[2]))
 
 
-def fit_decision(cases: Callable[[], Iterable[Labelled]], voxel_mm3: float) -> DecisionRule:
+def fit_decision(cases: Callable[[], Iterable[Labelled]], voxel_mm3: float, *, elsewhere: bool = False) -> DecisionRule:
     """Return thresholds, then minimum sizes, that give each region the best mean Dice.
 
     The caller must see to it that no member of the ensemble was trained on the cases.
@@ -84,27 +85,35 @@ def fit_decision(cases: Callable[[], Iterable[Labelled]], voxel_mm3: float) -> D
         Gives (logits, labels) of the held-out cases, one after the other; called twice.
     voxel_mm3 : float
         Volume of a voxel.
+    elsewhere : bool
+        Whether the scans to come are unlike those of the training, see `fit_thresholds`.
     """
-    return fit_minimum_sizes(cases(), DecisionRule(fit_thresholds(cases())), voxel_mm3)
+    return fit_minimum_sizes(cases(), DecisionRule(fit_thresholds(cases(), elsewhere=elsewhere)), voxel_mm3)
 
 
-def fit_thresholds(cases: Iterable[Labelled]) -> tuple[float, float, float]:
+def fit_thresholds(cases: Iterable[Labelled], *, elsewhere: bool = False) -> tuple[float, float, float]:
     """Return, of 0.3 to 0.8 in steps of 0.05, each region's threshold with the best mean Dice.
 
     Of the thresholds within 0.005 of the best the one nearest to 0.5 is taken (0.5 without a case). Every region is
     looked at by itself; a region that is absent counts 1 when nothing is predicted and 0 when anything is.
+
+    With `elsewhere` they may be as low as 0.1, the lowest within 0.005 of the best is taken, and a region counts where
+    it is present (false specks are for the smallest sizes): scans unlike those of the training are outlined too small.
     """
-    cuts = [np.float32(np.log(t / (1 - t))) for t in _THRESHOLDS]
+    choice = (*_LOWER, *_THRESHOLDS) if elsewhere else _THRESHOLDS
+    cuts = [np.float32(np.log(t / (1 - t))) for t in choice]
     rows = []
     for logits, labels in cases:
         truth = region_masks(labels)
-        rows.append([[dice_or_absent(logits[i] > cut, truth[i]) for i in range(len(REGIONS))] for cut in cuts])
-    if not rows:
+        dices = [[dice_or_absent(logits[i] > cut, truth[i]) for i in range(len(REGIONS))] for cut in cuts]
+        rows.append(np.where([mask.any() or not elsewhere for mask in truth], dices, np.nan))
+    known = np.isfinite(np.array(rows)).any((0, 1)) if rows else np.zeros(len(REGIONS), bool)
+    if not known.all():
         return DecisionRule().thresholds
-    means = np.mean(rows, axis=0)  # (thresholds, regions)
-    distance = np.abs(np.array(_THRESHOLDS) - 0.5)[:, None]
+    means = np.nanmean(rows, axis=0)  # (thresholds, regions)
+    distance = np.abs(np.array(choice) - (0 if elsewhere else 0.5))[:, None]
     wt, tc, et = np.where(means >= means.max(0) - _EQUAL_DICE, distance, np.inf).argmin(0)
-    return _THRESHOLDS[wt], _THRESHOLDS[tc], _THRESHOLDS[et]
+    return choice[wt], choice[tc], choice[et]
 
 
 def dice_or_absent(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:

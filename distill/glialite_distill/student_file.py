@@ -169,9 +169,10 @@ def trained_on(provenance: Mapping[str, Any]) -> frozenset[str]:
 
 
 def seen_cases(provenance: Mapping[str, Any]) -> frozenset[str]:
-    """Return the cases that formed or validated a student or one of its predecessors."""
+    """Return the cases that formed or validated a student or a predecessor, or that its rule was fitted on."""
     validated = (provenance.get("earlier_cases") or {}).get("validated", ())
-    return trained_on(provenance) | frozenset((*provenance.get("validation_cases", ()), *validated))
+    own = (*provenance.get("validation_cases", ()), *provenance.get("decision_cases", ()))
+    return trained_on(provenance) | frozenset((*own, *validated))
 
 
 def record_is_complete(provenance: Mapping[str, Any]) -> bool:

@@ -1,0 +1,72 @@
+"""A student's decision rule for scans unlike those it was trained on, fitted on labelled cases from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from glialite_runtime import nifti
+from glialite_runtime.cases import find_cases
+from glialite_runtime.errors import ConfigError
+from glialite_runtime.preprocess import preprocess, restore_logits
+from glialite_runtime.sequences import to_brats2023
+from glialite_runtime.volume import load_volume
+
+from glialite_distill.decision import Labelled, fit_decision
+from glialite_distill.evaluate import student_source
+from glialite_distill.evaluate_guard import record_of, refuse_seen
+from glialite_distill.student_file import StudentFile, load_student, save_student
+
+__all__ = ["decide_elsewhere"]
+
+
+def decide_elsewhere(path: Path, folder: Path, device: torch.device, labels: str = "brats2023") -> StudentFile:
+    """Fit a student's thresholds and smallest sizes on cases of another hospital, into its file.
+
+    Parameters
+    ----------
+    path : Path
+        The student.pt; replaced in one step.
+    folder : Path
+        Of labelled case folders, all of one voxel size, whose patients the student never met.
+    device : torch.device
+        Where it runs.
+    labels : str
+        Label convention of the cases.
+
+    Raises
+    ------
+    ConfigError
+        There is no labelled case, the student has met a patient, or voxel sizes differ.
+    InputError
+        A case cannot be read.
+    """
+    file = load_student(path)
+    cases = [case for case in find_cases(folder) if case.label is not None]
+    if not cases:
+        raise ConfigError(f"{folder} holds no case with a label map to fit thresholds on")
+    made = {key: value for key, value in file.provenance.items() if key != "decision_cases"}
+    refuse_seen(cases, {str(path): record_of(replace(file, provenance=made))})
+    source = student_source(file, device)
+    sizes: set[float] = set()
+
+    def outlined() -> Iterator[Labelled]:
+        for case in cases:
+            volume = load_volume(case)
+            sizes.add(round(volume.voxel_mm3, 3))
+            if len(sizes) > 1:
+                raise ConfigError(f"{folder} has voxels of {min(sizes)} and of {max(sizes)} mm³; one size is needed")
+            image, geometry = preprocess(volume, file.spacing_mm, 1)
+            z, y, x = geometry.network_shape
+            logits = restore_logits(source.logits(image)[:, :z, :y, :x], geometry)
+            truth = to_brats2023(nifti.read(case.label).data, labels) if case.label else np.empty(0)
+            yield logits, volume.orientation.to_lps(truth)[geometry.crop]
+
+    first = load_volume(cases[0]).voxel_mm3
+    rule = fit_decision(outlined, first, elsewhere=True)
+    decided = replace(file, decision=rule, provenance={**made, "decision_cases": [c.name for c in cases]})
+    save_student(path, decided)
+    return decided
