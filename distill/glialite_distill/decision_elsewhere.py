@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from glialite_runtime import nifti
 from glialite_runtime.cases import find_cases
 from glialite_runtime.errors import ConfigError
-from glialite_runtime.preprocess import preprocess, restore_logits
-from glialite_runtime.sequences import to_brats2023
 from glialite_runtime.volume import load_volume
 
 from glialite_distill.decision import Labelled, fit_decision
 from glialite_distill.evaluate import student_source
+from glialite_distill.evaluate_folder import load_labels
 from glialite_distill.evaluate_guard import record_of, refuse_seen
 from glialite_distill.student_file import StudentFile, load_student, save_student
 
@@ -45,28 +42,25 @@ def decide_elsewhere(path: Path, folder: Path, device: torch.device, labels: str
         A case cannot be read.
     """
     file = load_student(path)
-    cases = [case for case in find_cases(folder) if case.label is not None]
+    cases = [(case, case.label) for case in find_cases(folder) if case.label is not None]
     if not cases:
         raise ConfigError(f"{folder} holds no case with a label map to fit thresholds on")
     made = {key: value for key, value in file.provenance.items() if key != "decision_cases"}
-    refuse_seen(cases, {str(path): record_of(replace(file, provenance=made))})
+    refuse_seen([case for case, _ in cases], {str(path): record_of(replace(file, provenance=made))})
     source = student_source(file, device)
     sizes: set[float] = set()
 
     def outlined() -> Iterator[Labelled]:
-        for case in cases:
+        for case, label in cases:
             volume = load_volume(case)
             sizes.add(round(volume.voxel_mm3, 3))
             if len(sizes) > 1:
                 raise ConfigError(f"{folder} has voxels of {min(sizes)} and of {max(sizes)} mm³; one size is needed")
-            image, geometry = preprocess(volume, file.spacing_mm, 1)
-            z, y, x = geometry.network_shape
-            logits = restore_logits(source.logits(image)[:, :z, :y, :x], geometry)
-            truth = to_brats2023(nifti.read(case.label).data, labels) if case.label else np.empty(0)
-            yield logits, volume.orientation.to_lps(truth)[geometry.crop]
+            _, logits, box = source.predict(volume)
+            yield logits, load_labels(label, volume, labels)[box]
 
-    first = load_volume(cases[0]).voxel_mm3
+    first = load_volume(cases[0][0]).voxel_mm3
     rule = fit_decision(outlined, first, elsewhere=True)
-    decided = replace(file, decision=rule, provenance={**made, "decision_cases": [c.name for c in cases]})
+    decided = replace(file, decision=rule, provenance={**made, "decision_cases": [case.name for case, _ in cases]})
     save_student(path, decided)
     return decided
