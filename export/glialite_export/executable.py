@@ -43,16 +43,18 @@ _EXCLUDED: Final = (
     *("scipy", "matplotlib", "pandas", "torch", "sympy", "onnx", "tensorrt", "cuda", "IPython", "rich", "tqdm"),
     *("onnxruntime.transformers", "onnxruntime.quantization", "onnxruntime.tools", "onnxruntime.backend"),
     *("setuptools", "pkg_resources", "pytest", "hypothesis", "yaml", "threadpoolctl", "numpy.f2py", "numpy.distutils"),
-    *("tkinter", "_tkinter", "readline", "curses", "sqlite3", "lib2to3", "ensurepip", "idlelib", "turtledemo"),
-    *("PIL._avif", "PIL._webp", "PIL._imagingft", "PIL._imagingtk", "PIL.ImageQt", "PIL.ImageTk", "PIL.ImageShow"),
+    *("tkinter", "_tkinter", "readline", "curses", "lib2to3", "ensurepip", "idlelib", "turtledemo"),
+    *("PIL._avif", "PIL._webp", "PIL._imagingtk", "PIL.ImageQt", "PIL.ImageTk", "PIL.ImageShow"),
 )
 _LEFT_TO_THE_SYSTEM: Final = ("libstdc++.so.6", "libgcc_s.so.1")
 
 _SPEC: Final = """\
 import json
 from pathlib import Path
+from PyInstaller.utils.hooks import collect_data_files
 settings = json.loads(Path({settings!r}).read_text())
-found = Analysis([settings["entry"]], pathex=settings["paths"], datas=settings["data"], binaries=settings["binaries"],
+data = [*settings["data"], *collect_data_files("highdicom")]
+found = Analysis([settings["entry"]], pathex=settings["paths"], datas=data, binaries=settings["binaries"],
                  hiddenimports=settings["modules"], excludes=settings["excluded"])
 found.binaries = [item for item in found.binaries if Path(item[0]).name not in settings["left"]]
 Path(settings["contents"]).write_text(json.dumps([list(found.pure), list(found.binaries), list(found.datas)]))
@@ -244,6 +246,10 @@ def _try(folder: Path) -> tuple[float, dict[str, Any]]:
     if not str(selftest["kernels"]).startswith("GliaLite"):
         raise CheckFailedError(
             f"the program runs in {selftest['kernels']}: it lacks the compiled kernels; see the README"
+        )
+    if selftest["dicom"] != "ready":
+        raise CheckFailedError(
+            f"the program cannot write DICOM results: {selftest['dicom']}; install '.[package,dicom]' and package again"
         )
     return round(seconds, 2), selftest
 

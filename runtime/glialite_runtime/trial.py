@@ -68,7 +68,8 @@ def run_trial(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
     dict
         Ready for JSON. `seconds` holds reading, preprocessing, network, decoding and writing of one case, and
         `start_seconds` what comes before the first one; `peak_memory_mb` is this process's, None where the system does
-        not tell. `golden_crop`, `precision` and `kernels` say how the network ran, see `NetworkRun`.
+        not tell. `golden_crop`, `precision` and `kernels` say how the network ran, see `NetworkRun`; `dicom` is "ready"
+        or what DICOM results lack.
 
     Raises
     ------
@@ -84,7 +85,9 @@ def run_trial(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
         done = segment(case, bundle, engine)
         write(done, bundle, Path(folder))
         seconds = time.perf_counter() - begin
-    present = instruction_sets()
+    present, memory = instruction_sets(), peak_memory_mb()
+    from glialite_runtime.dicom.outputs import lacking  # noqa: PLC0415 - not before the memory is measured
+
     return {
         "software": f"GliaLite {__version__}",
         "bundle": bundle.manifest.name,
@@ -92,11 +95,12 @@ def run_trial(bundle: Bundle, threads: int = 0) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "start_seconds": round(opened - started, 2),
         "stages_s": done.timings_s,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": memory,
         "processor": processor_name(),
         "instruction_sets": [name for name, there in present.items() if there],
         "cores": os.cpu_count(),
         "threads": threads or "one a core",
+        "dicom": lacking() or "ready",
     }
 
 
@@ -113,6 +117,7 @@ def trial_text(result: dict[str, Any]) -> str:
             + (f", {memory:.0f} MB of memory at most" if memory is not None else ""),
             f"{result['processor']}, {result['cores']} cores ({', '.join(result['instruction_sets']) or 'unknown'})",
             f"{result['software']}, kernels: {result['kernels']}, threads: {result['threads']}",
+            f"DICOM results: {result['dicom']}",
         ]
     )
 

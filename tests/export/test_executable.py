@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from glialite_distill.phantom import write_cohort
 from glialite_export import executable
 from glialite_export.cli import app
 from glialite_export.executable import MAX_ARCHIVE_BYTES, MAX_FOLDER_BYTES, Package, package
@@ -26,6 +27,8 @@ from glialite_runtime.errors import (
     ExportError,
     OutputError,
 )
+
+from bench.reliability.study import written_study
 
 MakeBundle = Callable[..., Path]
 
@@ -88,6 +91,14 @@ def test_a_program_without_the_kernels_is_refused(tmp_path: Path, monkeypatch: p
         executable._try(tmp_path)
 
 
+def test_a_program_that_cannot_write_dicom_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clinic would learn of it from its first study."""
+    said = {"kernels": "GliaLite avx2", "dicom": "No module named 'sqlite3'"}
+    monkeypatch.setattr(executable, "_output", lambda *_: json.dumps(said))
+    with pytest.raises(CheckFailedError, match="cannot write DICOM results: No module named 'sqlite3'"):
+        executable._try(tmp_path)
+
+
 def test_only_python_s_libraries_and_ours_are_stripped(tmp_path: Path) -> None:
     """Stripping what was repaired for a wheel breaks it."""
     named = {"numpy": False, "_int8.abi3.so": True, "libopenblas.so": False}
@@ -146,6 +157,20 @@ def test_it_segments_under_a_clinic_s_conditions(
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "results" / "P01" / "P01-report.json").read_bytes())
     assert report["bundle"]["kernels"].startswith("GliaLite")
+
+
+@pytest.mark.slow
+def test_it_segments_a_dicom_study(release: tuple[Package, Path], tmp_path: Path) -> None:
+    """Without an environment and a network: outline, pictures and report come as DICOM."""
+    write_cohort(tmp_path / "cases", patients=1, seed=3, style="gli", small=True)
+    study = written_study(tmp_path / "cases", tmp_path)
+    command = [str(release[0].folder / "glialite"), "segment", str(study), "--yes", "--out", str(tmp_path / "results")]
+    done = subprocess.run(["unshare", "-rn", *command], capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 0, done.stderr
+    assert "DICOM results" not in done.stderr
+    assert {path.name for path in (tmp_path / "results").rglob("*.dcm")} == {
+        "study-seg.dcm", "study-pictures.dcm", "study-report.dcm"
+    }  # fmt: skip
 
 
 @pytest.mark.slow

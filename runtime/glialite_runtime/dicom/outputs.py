@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from glialite_runtime.dicom.source_series import SourceSeries
 
-__all__ = ["Picture", "write_dicom"]
+__all__ = ["Picture", "lacking", "write_dicom"]
 
 _IDENTITY: Final = {
     "patient_id": "PatientID",
@@ -85,21 +85,31 @@ def write_dicom(
     return tuple(paths[kind] for kind in made)
 
 
+def lacking() -> str | None:
+    """Return what DICOM results cannot be written for want of, None when they can be."""
+    try:
+        import highdicom  # noqa: F401, PLC0415
+        import pydicom  # noqa: F401, PLC0415
+    except ImportError as error:
+        return str(error)
+    return None
+
+
 def _encoded(
     datasets: Sequence[Dataset], labels: npt.NDArray[np.uint8], document: dict[str, Any], pictures: Sequence[Picture]
 ) -> dict[str, bytes]:
     """Return kind -> content of its file."""
-    try:
-        from glialite_runtime.dicom.concepts import segments  # noqa: PLC0415 - highdicom is an extra
-        from glialite_runtime.dicom.instances import encoded  # noqa: PLC0415
-        from glialite_runtime.dicom.secondary_capture import secondary_capture  # noqa: PLC0415
-        from glialite_runtime.dicom.segmentation import segmentation  # noqa: PLC0415
-        from glialite_runtime.dicom.source_series import source_series  # noqa: PLC0415
-        from glialite_runtime.dicom.structured_report import structured_report  # noqa: PLC0415
-    except ImportError as error:
+    if error := lacking():
         raise BackendUnavailableError(
             f"DICOM results need pydicom and highdicom ({error}); install them with: pip install 'glialite[dicom]'"
-        ) from error
+        )
+    from glialite_runtime.dicom.concepts import segments  # noqa: PLC0415 - highdicom is an extra
+    from glialite_runtime.dicom.instances import encoded  # noqa: PLC0415
+    from glialite_runtime.dicom.secondary_capture import secondary_capture  # noqa: PLC0415
+    from glialite_runtime.dicom.segmentation import segmentation  # noqa: PLC0415
+    from glialite_runtime.dicom.source_series import source_series  # noqa: PLC0415
+    from glialite_runtime.dicom.structured_report import structured_report  # noqa: PLC0415
+
     source = source_series(datasets, labels.shape)
     _refuse_another_patient(source, document)
     found = segments(labels, document)
