@@ -85,7 +85,7 @@ batches of its own.
 def cases_of(work: Path, site: str, patients: int, seed: int, use: str) -> Path:
     """Return a folder of phantoms that are named after a site; made where they are missing."""
     made, named = work / f"{use}-{site}-phantoms", work / f"{use}-{site}"
-    write_cohort(made, patients=patients, seed=seed, style=SITES[site][0], small=True, workers=2)
+    write_cohort(made, patients=patients, seed=seed, style=SITES[site][0], spacing_mm=2, workers=2)
     for folder in sorted(path for path in made.iterdir() if path.name.startswith("BraTS-")):
         name = folder.name.replace("PHA", site)
         for file in folder.iterdir():

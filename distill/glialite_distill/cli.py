@@ -34,7 +34,8 @@ def phantoms(
     seed: Annotated[int, typer.Option(min=0, help="Patient k of a seed is always the same.")] = 1,
     style: Annotated[str, typer.Option(help="gli (clean), ssa (low-field) or both.")] = "both",
     world: Annotated[str, typer.Option(help="default, or shifted: ranges that no training saw.")] = "default",
-    small: Annotated[bool, typer.Option("--small", help="2 mm instead of 1 mm: for a demonstration.")] = False,
+    spacing: Annotated[float, typer.Option(min=1, max=2, help="Edge of a voxel, mm; 1.5 for the student's.")] = 1.0,
+    small: Annotated[bool, typer.Option("--small", help="The same as --spacing 2: for a demonstration.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,8 +52,9 @@ def phantoms(
         if sys.stderr.isatty() or done == total:
             typer.echo(f"\rphantoms: {done} of {total}", err=True, nl=done == total)
 
+    size = 2.0 if small else spacing
     names = write_cohort(
-        out, patients=patients, seed=seed, style=style, small=small, world=world, workers=workers, progress=show
+        out, patients=patients, seed=seed, style=style, spacing_mm=size, world=world, workers=workers, progress=show
     )
     text = f"{out}: {len(names)} cases of {patients} patients"
     text += f", {len(made)} of them new" if made else ", all of them there already; nothing to do"

@@ -50,7 +50,7 @@ def write_cohort(  # noqa: PLR0913 - the options of `distill phantoms`, all but 
     patients: int,
     seed: int,
     style: str = "both",
-    small: bool = False,
+    spacing_mm: float = 1.0,
     world: str = "default",
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -67,8 +67,8 @@ def write_cohort(  # noqa: PLR0913 - the options of `distill phantoms`, all but 
         Seed of the cohort; patient k of it is always the same.
     style : {'both', 'gli', 'ssa'}
         Clean 1 mm scans, low-field ones, or every patient one of them at random.
-    small : bool
-        2 mm instead of 1 mm.
+    spacing_mm : float
+        Edge of a voxel, 1 to 2 mm; the same patients whatever it is.
     world : {'default', 'other', 'shifted', 'wide'}
         Ranges to draw from.
     workers : int
@@ -88,7 +88,7 @@ def write_cohort(  # noqa: PLR0913 - the options of `distill phantoms`, all but 
     OutputError
         The folder cannot be written.
     """
-    plan = _plan(out, patients=patients, seed=seed, style=style, small=small, world=world)
+    plan = _plan(out, patients=patients, seed=seed, style=style, spacing_mm=float(spacing_mm), world=world)
     waiting = [job for job in plan.jobs if job.name not in plan.done]
     _save(out, plan)
     saved = monotonic()
@@ -141,7 +141,7 @@ def _plan(out: Path, *, patients: int, seed: int, **choice: Any) -> _Plan:
     for number in range(1, patients + 1):
         own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
         style = styles[int(stream(own, "style").integers(len(styles)))]
-        settings = settings_for(choice["world"], style, small=choice["small"])
+        settings = settings_for(choice["world"], style, spacing_mm=choice["spacing_mm"])
         for time_point in range(2 if number % _SECOND_SCAN_EVERY == 3 else 1):
             jobs.append(_Job(out / f"BraTS-PHA-{seed:03d}{number:04d}-{time_point:03d}", own, settings, time_point))
     request = {"generator_version": GENERATOR_VERSION, "seed": seed, **choice}

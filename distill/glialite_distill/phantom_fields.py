@@ -1,6 +1,6 @@
 """Grids in millimetres, seeded streams and smooth random fields: the ground that the phantoms stand on.
 
-Everything random lives on lattices fixed in millimetres, so the same patient comes out at 1 mm and at 2 mm.
+Everything random lives on lattices fixed in millimetres, so the same patient comes out at every voxel size (1 to 2 mm).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Grid:
     x: Array
 
     @classmethod
-    def whole(cls, spacing_mm: int) -> Grid:
-        """Return the grid of a whole case: 155×240×240 voxels of 1 mm, or 78×120×120 of 2 mm."""
+    def whole(cls, spacing_mm: float) -> Grid:
+        """Return the grid of a whole case: 155×240×240 voxels of 1 mm, 78×120×120 of 2 mm."""
         counts = (int(-(-extent // spacing_mm)) for extent in FIELD_OF_VIEW_MM)
         z, y, x = (((np.arange(n) + 0.5) * spacing_mm - 0.5).astype(np.float32) for n in counts)
         return cls(z, y, x)

@@ -75,9 +75,10 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
         pushed = tissues(body, coarse, push)
         levels = core, grow_oedema(pushed, core, tumour, coarse)
     whole = Grid.whole(settings.spacing_mm)
-    box = _COARSE_BOX if settings.small else _brain_box(pushed.surface_depth, whole.shape)
+    coarsest = settings.spacing_mm == _COARSE_MM
+    box = _COARSE_BOX if coarsest else _brain_box(pushed.surface_depth, whole)
     grid = whole.crop(box)
-    anatomy = pushed if settings.small else tissues(body, grid, push)
+    anatomy = pushed if coarsest else tissues(body, grid, push)
     parts = None
     if tumour is not None and levels is not None:
         parts = tumour_parts(levels[0], levels[1], tumour, coarse, anatomy, grid)
@@ -101,7 +102,7 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
         "time_point": time_point,
         "style": settings.style,
         "world": settings.world,
-        "small": settings.small,
+        "spacing_mm": settings.spacing_mm,
         "generator_version": GENERATOR_VERSION,
         "has_tumour": bool(labels.any()),
         "volumes_ml": _volumes_ml(labels, settings.spacing_mm),
@@ -122,12 +123,13 @@ def _plain(value: Any) -> Any:
     return round(float(value), 4) if isinstance(value, float) else value
 
 
-def _brain_box(depth: npt.NDArray[np.float32], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    """Return the 1 mm voxels that hold the brain, from its depth on the coarse grid."""
+def _brain_box(depth: npt.NDArray[np.float32], whole: Grid) -> tuple[slice, slice, slice]:
+    """Return the voxels of a whole case that hold the brain, from its depth on the coarse grid."""
     occupied = np.argwhere(depth > -3)
     first = np.array([axis.start for axis in _COARSE_BOX])
-    low, high = (occupied.min(0) + first) * _COARSE_MM, (occupied.max(0) + 1 + first) * _COARSE_MM
-    z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, shape, strict=True))
+    low, high = ((end + first) * (_COARSE_MM / whole.spacing_mm) for end in (occupied.min(0), occupied.max(0) + 1))
+    ends = zip(np.floor(low).astype(int), np.ceil(high).astype(int), whole.shape, strict=True)
+    z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in ends)
     return z, y, x
 
 
@@ -150,7 +152,7 @@ def _scanned(seed: int, inside: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArra
     return scanned
 
 
-def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: int) -> dict[str, float]:
+def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: float) -> dict[str, float]:
     counts = np.bincount(labels.ravel(), minlength=4)
     unit = spacing_mm**3 / 1000
     return {
@@ -158,7 +160,7 @@ def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: int) -> dict[str, flo
     }
 
 
-def case_affine(spacing_mm: int) -> npt.NDArray[np.float64]:
+def case_affine(spacing_mm: float) -> npt.NDArray[np.float64]:
     """Return the affine of a case: (x, y, z) voxels in LPS to mm in RAS+, the corner where BraTS has it."""
     half = 0.5 * (spacing_mm - 1)  # the centre of the first voxel, mm
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1]).astype(np.float64)

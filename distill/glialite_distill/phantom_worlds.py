@@ -199,24 +199,19 @@ class PhantomSettings:
     ----------
     style : {'gli', 'ssa'}
         Clean 1 mm scans of a large centre, or low-field thick-slice ones.
-    small : bool
-        120×120×78 voxels of 2 mm instead of 240×240×155 of 1 mm: the same patients.
+    spacing_mm : float
+        Edge of a voxel, 1 to 2 mm: 240×240×155 voxels at 1 mm, 160×160×104 at 1.5, 120×120×78 at 2; the same patients.
     world : {'default', 'other', 'shifted', 'wide'}
         Name of the ranges below, for the record.
     """
 
     style: str = "gli"
-    small: bool = False
+    spacing_mm: float = 1.0
     world: str = "default"
     anatomy: AnatomyRanges = field(default_factory=AnatomyRanges)
     tumour: TumourRanges = field(default_factory=TumourRanges)
     scanner: ScannerRanges = field(default_factory=ScannerRanges)
     contrast: Mapping[str, Mapping[str, Range]] = field(default_factory=lambda: dict(_CONTRAST))
-
-    @property
-    def spacing_mm(self) -> int:
-        """Edge of a voxel, mm."""
-        return 2 if self.small else 1
 
 
 _SSA: Final = ScannerRanges(
@@ -341,22 +336,24 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
     )  # fmt: skip
 
 
-def settings_for(world: str = "default", style: str = "gli", *, small: bool = False) -> PhantomSettings:
+def settings_for(world: str = "default", style: str = "gli", *, spacing_mm: float = 1.0) -> PhantomSettings:
     """Return the ranges of a world and a style.
 
     Raises
     ------
     ConfigError
-        The world or the style is unknown.
+        The world or the style is unknown, or the spacing is not within 1 to 2 mm.
     """
     problems = []
     if world not in WORLDS:
         problems.append(f"unknown world {world!r}; known: {', '.join(WORLDS)}")
     if style not in STYLES:
         problems.append(f"unknown style {style!r}; known: {', '.join(STYLES)}")
+    if not 1 <= spacing_mm <= 2:
+        problems.append(f"spacing must be 1 to 2 mm, not {spacing_mm}")
     if problems:
         raise ConfigError("; ".join(problems))
-    settings = PhantomSettings(style=style, small=small)
+    settings = PhantomSettings(style=style, spacing_mm=float(spacing_mm))
     if style == "ssa":
         larger = replace(settings.tumour, core_ml=(4.0, 140.0))
         settings = replace(settings, scanner=_SSA, tumour=larger, contrast=_flatter(_CONTRAST, 0.2))

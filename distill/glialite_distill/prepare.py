@@ -68,7 +68,7 @@ class Request:
     labels : str
         Label convention of every label map.
     plan : str
-        "full" or "small".
+        "full", "medium" or "small".
     folds : int
         Number of folds; ignored when `splits` brings them.
     held_out : int

@@ -40,7 +40,7 @@ def prepare(
     holdout: Annotated[int, typer.Option(min=0, help="Cases that no training sees.")] = 0,
     splits: Annotated[Path | None, typer.Option(help="Folds of your own (nnU-Net's splits_final.json).")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds, by patient.")] = 5,
-    plan: Annotated[str, typer.Option(help="full (published, 1 mm) or small (2 mm, narrow networks).")] = "full",
+    plan: Annotated[str, typer.Option(help="full (published, 1 mm), medium (1.5 mm), small (2 mm, narrow).")] = "full",
     targets: Annotated[str, typer.Option(help="regions; labels (Dice + CE) are a recipe's choice.")] = "regions",
     clip: Annotated[bool, typer.Option("--clip", help="Clip sequences to their 2nd to 98th percentile.")] = False,
     mask_channel: Annotated[bool, typer.Option("--mask-channel", help="Mark the brain in a further channel.")] = False,

@@ -19,7 +19,7 @@ from glialite_runtime.errors import ConfigError, OutputError
 from glialite_runtime.sequences import SEQUENCES
 
 NAMES = ["BraTS-PHA-0310001-000", "BraTS-PHA-0310002-000", "BraTS-PHA-0310003-000", "BraTS-PHA-0310003-001"]
-REQUEST = {"seed": 31, "small": True, "style": "both"}
+REQUEST = {"seed": 31, "spacing_mm": 2.0, "style": "both"}
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,35 @@ def test_a_case_folder_is_a_brats_case_of_2_mm(cohort: Path) -> None:
         assert int(image.header["qform_code"]) + int(image.header["sform_code"]) > 0
 
 
-def test_the_small_grid_lies_in_the_same_place_as_the_full_one() -> None:
-    """The outer corner of the field of view is at the same point at 1 mm and at 2 mm."""
-    corners = []
-    for small in (False, True):
-        affine = case_affine(2 if small else 1)
-        corners.append(affine @ np.array([-0.5, -0.5, -0.5, 1.0]))
-    np.testing.assert_allclose(corners[0], corners[1])
+def test_every_grid_lies_in_the_same_place() -> None:
+    """The outer corner of the field of view is at the same point whatever the voxel size."""
+    corners = [case_affine(spacing) @ np.array([-0.5, -0.5, -0.5, 1.0]) for spacing in (1, 1.5, 2)]
+    np.testing.assert_allclose(corners, [corners[0]] * 3)
+    for spacing in (1, 1.5, 2):
+        grid = Grid.whole(spacing)
+        assert grid.x[0] - spacing / 2 == pytest.approx(-0.5)
+        assert grid.spacing_mm == spacing
+    assert Grid.whole(1.5).shape == (104, 160, 160)
+
+
+def test_one_patient_at_1_5_mm_and_at_2_mm() -> None:
+    """Brain and tumour have the same volumes and lie at the same place."""
+    found = []
+    for spacing in (1.5, 2):
+        phantom = make_phantom(5, settings_for("wide", "gli", spacing_mm=spacing))
+        assert phantom.images.shape[1:] == Grid.whole(spacing).shape
+        middle = nibabel.affines.apply_affine(phantom.affine, np.argwhere(phantom.labels > 0)[:, ::-1].mean(0))
+        brain_ml = float((phantom.images[0] > 0).sum()) * spacing**3 / 1000
+        found.append((*phantom.meta["volumes_ml"].values(), brain_ml, *middle))
+    assert found[0][0] > 5
+    np.testing.assert_allclose(found[0][:4], found[1][:4], rtol=0.05, atol=0.5)
+    np.testing.assert_allclose(found[0][4:], found[1][4:], atol=0.5)
+
+
+def test_a_voxel_that_no_grid_is_made_for_is_refused() -> None:
+    """Below 1 mm the anatomy has nothing to show, above 2 mm the tumour would not be the same."""
+    with pytest.raises(ConfigError, match="spacing must be 1 to 2 mm"):
+        settings_for("wide", "gli", spacing_mm=0.5)
 
 
 def test_sequences_share_one_mask_and_the_background_is_exactly_zero(cohort: Path) -> None:
@@ -132,7 +154,7 @@ def test_a_patient_is_the_same_at_1_mm_and_at_2_mm(cohort: Path) -> None:
 
 def test_another_seed_is_another_patient() -> None:
     """Two seeds share nothing but the field of view; the world is recorded."""
-    settings = settings_for("shifted", "ssa", small=True)
+    settings = settings_for("shifted", "ssa", spacing_mm=2)
     one, other = (make_phantom(seed, settings) for seed in (5, 6))
     assert one.images.shape == other.images.shape == (4, 78, 120, 120)
     assert ((one.images[0] > 0) != (other.images[0] > 0)).mean() > 0.005
@@ -213,12 +235,12 @@ def test_a_band_field_keeps_unit_variance() -> None:
 
 def test_a_wide_world_moves_sequences_off_t1c_and_leaves_the_default_world_alone() -> None:
     """T1c stays where the labels are; the others are a little off, which no other world does."""
-    wide = settings_for("wide", "gli", small=True).scanner
+    wide = settings_for("wide", "gli", spacing_mm=2).scanner
     assert draw_scanner(5, "t1c", wide).off is None
     off = np.array(draw_scanner(5, "t2w", wide).off)
     assert 0 < np.abs(off[:, 3]).max() < 3
     for world in ("default", "other", "shifted"):
-        assert draw_scanner(5, "t2w", settings_for(world, "gli", small=True).scanner).off is None
+        assert draw_scanner(5, "t2w", settings_for(world, "gli", spacing_mm=2).scanner).off is None
 
 
 def test_a_sequence_comes_from_where_its_offset_says() -> None:
@@ -269,7 +291,7 @@ def test_the_worlds_that_judge_give_the_patients_they_always_gave(patient: tuple
     """Same seed, same patient in `default` and `other`: measurements on them stay comparable."""
     world, style, seed = patient
     t1, t2, volumes = PINNED[patient]
-    phantom = make_phantom(seed, settings_for(world, style, small=True))
+    phantom = make_phantom(seed, settings_for(world, style, spacing_mm=2))
     seen = phantom.images[:, 39, 60, 34:94:12].ravel()
     np.testing.assert_allclose(seen, (*t1, *t2), atol=2)  # processors round differently
     np.testing.assert_allclose(list(phantom.meta["volumes_ml"].values()), volumes, atol=0.05)
@@ -303,7 +325,7 @@ def test_splines_darken_the_border_and_overshoot_edges() -> None:
 
 def test_what_a_skull_stripper_left_lies_at_the_surface() -> None:
     """Muscle and fat are there in patches, not deeper than they are thick."""
-    settings = settings_for("wide", small=True)
+    settings = settings_for("wide", spacing_mm=2)
     grid = Grid.whole(2)
     anatomy = tissues(draw_body(3, settings.anatomy), grid)
     remnant = extras(3, anatomy, grid, 2.5).remnant
@@ -314,7 +336,7 @@ def test_what_a_skull_stripper_left_lies_at_the_surface() -> None:
 
 def test_a_patient_of_the_wide_world_has_one_mask_and_nothing_below_zero() -> None:
     """Whatever splines overshoot, all four sequences are above zero in the same voxels, and labels lie inside."""
-    phantom = make_phantom(8, settings_for("wide", "ssa", small=True))
+    phantom = make_phantom(8, settings_for("wide", "ssa", spacing_mm=2))
     brain = phantom.images[0] > 0
     assert phantom.images.min() == 0
     assert brain.any()

@@ -162,7 +162,7 @@ def test_it_segments_under_a_clinic_s_conditions(
 @pytest.mark.slow
 def test_it_segments_a_dicom_study(release: tuple[Package, Path], tmp_path: Path) -> None:
     """Without an environment and a network: outline, pictures and report come as DICOM."""
-    write_cohort(tmp_path / "cases", patients=1, seed=3, style="gli", small=True)
+    write_cohort(tmp_path / "cases", patients=1, seed=3, style="gli", spacing_mm=2)
     study = written_study(tmp_path / "cases", tmp_path)
     command = [str(release[0].folder / "glialite"), "segment", str(study), "--yes", "--out", str(tmp_path / "results")]
     done = subprocess.run(["unshare", "-rn", *command], capture_output=True, text=True, check=False, env={})

@@ -58,7 +58,7 @@ def test_phantoms_equal_nnunet(tmp_path: Path) -> None:
     """So are those of a phantom in the demo's format."""
     from glialite_distill.phantom import write_cohort
 
-    write_cohort(tmp_path, patients=1, seed=5, small=True)
+    write_cohort(tmp_path, patients=1, seed=5, spacing_mm=2)
     for folder in sorted(p for p in tmp_path.iterdir() if p.is_dir()):
         volume = load_volume(find_case(folder))
         np.testing.assert_allclose(preprocess(volume)[0], nnunet(volume, volume.spacing_mm), atol=1e-5)
