@@ -1,6 +1,6 @@
 """What a student trained on synthetic patients does on real scans: Dice against the labels there are, and pictures.
 
-    python bench/real_scans.py student.pt --out pictures [--json result.json]
+    python bench/real_scans.py student.pt --out pictures [--json result.json] [--spacing 1.5]
 
 Real scans are read from GLIALITE_TEST_DATA, or `../shared/data` beside the checkout; neither they nor pictures of them
 belong into the repository. The three cases of BraTS 2013 have human labels and two sequences (T1c, FLAIR); the labels
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -106,12 +107,15 @@ def main() -> None:
     parser.add_argument("network", type=Path, help="student.pt, or a clinic bundle")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--spacing", type=float, help="mm a voxel of the network, if not what it was trained at")
     given = parser.parse_args()
     data = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if given.network.is_dir():
         source = bundle_source(given.network)
     else:
         source = student_source(load_student(given.network), torch.device("cpu"))
+    if given.spacing:
+        source = replace(source, spacing_mm=(given.spacing,) * 3)
     given.out.mkdir(parents=True, exist_ok=True)
     rows = {}
     print(f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given)")

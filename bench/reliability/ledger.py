@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from glialite_runtime.bundle import default_bundle
+
 __all__ = ["WORK", "Ledger", "arguments", "run_slice", "small_case", "write_section"]
 
 WORK = Path("bench/work/reliability")
@@ -55,9 +57,16 @@ def arguments(description: str, count: int, seconds: float = 140) -> argparse.Ar
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--count", type=int, default=count, help="Trials in all, those of earlier slices included.")
     parser.add_argument("--seconds", type=float, default=seconds, help="Stop after so long; run again to go on.")
-    parser.add_argument("--bundle", type=Path, default=Path("demo/bundle"))
-    parser.add_argument("--cases", type=Path, default=Path("demo/unseen"), help="Phantoms of 2 mm.")
+    parser.add_argument("--bundle", type=_folder, default=default_bundle(), help="Default: the one that ships.")
+    parser.add_argument("--cases", type=_folder, default="demo/unseen", help="Phantoms of 2 mm.")
     return parser
+
+
+def _folder(text: str) -> Path:
+    """Return a folder that is there: without it every trial would count as a fault of the program."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
 
 
 def run_slice(ledger: Ledger, count: int, seconds: float, trial: Callable[[int], dict[str, Any]]) -> bool:

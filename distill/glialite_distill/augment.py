@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from glialite_runtime.errors import ConfigError
 from torch.nn import functional as F
 
 from glialite_distill.patches import Batch, Shape
 
-__all__ = ["Augmentation", "augment", "move"]
+__all__ = ["Augmentation", "augment", "margin", "move"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,29 @@ class Augmentation:
     low_resolution: float = 0.15
     coarsest: float = 2.5
     dropout: float = 0.0
+
+    def shrunk(self, smallest: float | None) -> Augmentation:
+        """Return settings that show nearly every patch smaller than life, down to `smallest`; as they are for None.
+
+        For phantoms: real tumours have a finer structure than they do (docs/synthetic.md).
+
+        Raises
+        ------
+        ConfigError
+            `smallest` is not within 0.3 to 1.
+        """
+        if smallest is None:
+            return self
+        if not 0.3 <= smallest <= 1:
+            raise ConfigError(f"patches can be shown at 0.3 to 1 of their size, not at {smallest}")
+        return replace(self, affine=0.9, zoom=(smallest, 1.05))
+
+
+def margin(settings: Augmentation, shape: Shape) -> Shape:
+    """Return the voxels (z, y, x) to cut for a patch, so that what turns or shrinks into it is not emptiness."""
+    factor = max(1.25, 1 / settings.zoom[0])
+    z, y, x = (2 * round(factor * n / 2) for n in shape)
+    return z, y, x
 
 
 def augment(batch: Batch, shape: Shape, settings: Augmentation, seed: int, iteration: int, view: int = 0) -> Batch:

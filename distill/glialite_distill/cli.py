@@ -181,6 +181,9 @@ def train(
     dropout: Annotated[
         float, typer.Option(min=0, max=1, help="Share of patches that lose sequences: for scans that lack some.")
     ] = 0.0,
+    shrink: Annotated[
+        float | None, typer.Option(help="Show patches smaller than life, down to this: 0.62 for phantoms.")
+    ] = None,
     decide_on: Annotated[
         Path | None, typer.Option(help="Labelled cases of elsewhere: thresholds for scans unlike those trained on.")
     ] = None,
@@ -246,7 +249,7 @@ def train(
         temperature=_temperatures(temperature),
         soft_weight=soft_weight,
         hard_cases=not soft_only,
-        augmentation=replace(defaults.augmentation, dropout=dropout),
+        augmentation=replace(defaults.augmentation.shrunk(shrink), dropout=dropout),
         seed=seed,
     )
     default_name = f"{student}-quantisation-aware" if quantisation_aware else student

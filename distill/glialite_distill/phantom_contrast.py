@@ -46,8 +46,11 @@ class Extras:
     remnant: Array | None
 
 
-def draw_values(seed: int, settings: PhantomSettings) -> dict[str, dict[str, float]]:
-    """Draw one patient's tissue values: sequence -> tissue -> value relative to white matter."""
+def draw_values(seed: int, settings: PhantomSettings, *, rimmed: bool = False) -> dict[str, dict[str, float]]:
+    """Draw one patient's tissue values: sequence -> tissue -> value relative to white matter.
+
+    `rimmed`: an enhancing rim shows where the core ends, so that what it encloses may look just like oedema.
+    """
     rng = stream(seed, "values")
     shared = {tissue: rng.uniform() for tissue in TISSUES}
     values: dict[str, dict[str, float]] = {}
@@ -59,17 +62,26 @@ def draw_values(seed: int, settings: PhantomSettings) -> dict[str, dict[str, flo
             place = 0.75 * shared[tissue] + 0.25 * rng.uniform() if sequence in ("t1n", "t1c") else rng.uniform()
             values[sequence][tissue] = float(np.interp(place, (0, 1), ranges[tissue]))
     if settings.tumour.alike:
-        _liken(stream(seed, "alike"), values, settings.tumour.alike)
+        enclosed = settings.tumour.enclosed if rimmed else 0.0
+        _liken(stream(seed, "alike"), values, settings.tumour.alike, enclosed)
     return values
 
 
-def _liken(rng: np.random.Generator, values: dict[str, dict[str, float]], share: float) -> None:
-    """Draw a share of the cores about as bright as oedema; every core stays apart from it in one sequence at least."""
+def _liken(rng: np.random.Generator, values: dict[str, dict[str, float]], share: float, enclosed: float) -> None:
+    """Draw a share of the cores about as bright as oedema, and of the `enclosed` ones just as bright in all sequences.
+
+    Every other core stays apart from oedema in one sequence at least: nothing else would show where it ends.
+    """
     alike, darker = rng.uniform() < share, rng.uniform(-0.08, 0.4)
     for sequence, brighter in zip(SEQUENCES, rng.uniform((0, 0, -0.15, -0.2), (0, 0, 0.3, 0.25)), strict=True):
         if alike:
             place = brighter if sequence in ("t2w", "t2f") else -darker
             values[sequence]["solid"] = values[sequence]["oedema"] * float(np.exp(place))
+    if rng.uniform() < enclosed:
+        for sequence in SEQUENCES:
+            for tissue in ("solid", "fluid"):
+                values[sequence][tissue] = values[sequence]["oedema"] * float(np.exp(rng.normal(0, 0.06)))
+        return
     gaps = [abs(np.log(values[s]["solid"] / values[s]["oedema"])) for s in ("t1n", "t2w", "t2f")]
     if max(gaps) < _LEAST_GAP:
         for sequence in ("t1n", "t1c"):

@@ -15,11 +15,11 @@ from glialite_distill.phantom_contrast import draw_values, extras, paint
 from glialite_distill.phantom_fields import FIELD_OF_VIEW_MM, Grid, smooth_field, stream
 from glialite_distill.phantom_scanner import acquire, draw_scanner
 from glialite_distill.phantom_worlds import PhantomSettings
-from glialite_distill.tumour import draw_tumour, grow_core, grow_oedema, mass_effect_mm, tumour_parts
+from glialite_distill.tumour import RIMMED, draw_tumour, grow_core, grow_oedema, mass_effect_mm, tumour_parts
 
 __all__ = ["GENERATOR_VERSION", "Phantom", "case_affine", "make_phantom"]
 
-GENERATOR_VERSION: Final = 4
+GENERATOR_VERSION: Final = 5
 """Rises whenever the same seed gives another patient."""
 
 _COARSE_MM: Final = 2
@@ -82,7 +82,7 @@ def make_phantom(seed: int, settings: PhantomSettings, *, time_point: int = 0) -
     parts = None
     if tumour is not None and levels is not None:
         parts = tumour_parts(levels[0], levels[1], tumour, coarse, anatomy, grid)
-    values = draw_values(scan, settings)
+    values = draw_values(scan, settings, rimmed=tumour is not None and tumour.kind in RIMMED)
     inside = _brain_mask(seed, anatomy.surface_depth, grid)
     if stream(scan, "cut").uniform() < settings.scanner.cut:
         inside &= _scanned(scan, inside, grid)

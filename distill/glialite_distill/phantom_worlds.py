@@ -94,6 +94,8 @@ class TumourRanges:
         Share of uneven cores with calcification.
     alike : float
         Share of cores that are about as bright as oedema in T2w and FLAIR: told apart by T1, texture and border.
+    enclosed : float
+        Share of cores within an enhancing rim that are just as bright as oedema in all sequences: the rim alone tells.
     one_sided : Range
         How much faster oedema spreads to one side of the core: 0 alike, 1 e² times as fast as to the other side.
     water : Range
@@ -120,6 +122,7 @@ class TumourRanges:
     mixed: Range = (0.0, 0.0)
     calcified: float = 0.0
     alike: float = 0.0
+    enclosed: float = 0.0
     one_sided: Range = (0.0, 0.0)
     water: Range = (0.0, 0.0)
 
@@ -327,10 +330,10 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
             overshoot=(-0.6, 0.6),
         ),
         tumour=replace(
-            tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(1.2, 7.0),
-            kinds={"ring": 0.42, "solid": 0.12, "patchy": 0.1, "cystic": 0.08, "nodular": 0.07, "diffuse": 0.21},
-            rim_break=(0.0, 1.1), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
-            diffuse_oedema=(0.0, 1.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45,
+            tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(0.8, 5.0),
+            kinds={"ring": 0.48, "solid": 0.11, "patchy": 0.07, "cystic": 0.1, "nodular": 0.04, "diffuse": 0.2},
+            rim_break=(0.0, 0.9), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
+            diffuse_oedema=(0.0, 2.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45, enclosed=0.35,
             one_sided=(0.0, 3.0), water=(0.0, 0.5),
         ),
     )  # fmt: skip

@@ -17,6 +17,7 @@ from glialite_runtime.decode import DecisionRule, decode
 from glialite_runtime.errors import ConfigError, TimeLimitReached
 from glialite_runtime.metrics import dice_per_region
 
+from glialite_distill.augment import margin
 from glialite_distill.averaging import refresh_batch_norm
 from glialite_distill.decision import Labelled, fit_decision
 from glialite_distill.evaluate import network_logits
@@ -190,8 +191,9 @@ def train(
 
 
 def _sampler(cases: tuple[CachedCase, ...], options: TrainOptions, seed: int) -> PatchSampler:
-    z, y, x = (n + 2 * (n // 8) for n in options.patch)  # a rotation turns in what lies beside the patch
-    return PatchSampler(cases, (z, y, x), options.batch_size, options.foreground, seed)
+    return PatchSampler(
+        cases, margin(options.augmentation, options.patch), options.batch_size, options.foreground, seed
+    )
 
 
 def _unlabelled_sampler(guidance: Guidance, options: TrainOptions, run: RunSettings) -> PatchSampler | None:

@@ -8,6 +8,7 @@ patient has the same tumour at 1 mm and at 2 mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from glialite_distill.phantom_worlds import TumourRanges
 from glialite_distill.tumour_growth import grow_to_volume
 
 __all__ = [
+    "RIMMED",
     "Tumour",
     "TumourParts",
     "draw_tumour",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float32]
+
+RIMMED: Final = ("ring", "solid", "cystic")
+"""Kinds whose core an enhancing rim encloses, but for where it is broken."""
 
 
 @dataclass(frozen=True, slots=True)

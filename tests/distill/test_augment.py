@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from glialite_distill.augment import Augmentation, augment, move
+from glialite_distill.augment import Augmentation, augment, margin, move
 from glialite_distill.patches import Batch
+from glialite_runtime.errors import ConfigError
 
 NOTHING = Augmentation(flip=0, affine=0, intensity=0, gamma=0, noise=0, low_resolution=0)
 QUARTER = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # result (z, y, x) is taken from (z, −x, y)
@@ -169,3 +170,31 @@ def test_another_view_lies_at_the_same_place() -> None:
         assert torch.equal(getattr(one, part), getattr(other, part))
     assert torch.equal(one.image != 0, other.image != 0)
     assert not torch.equal(one.image, other.image)
+
+
+def test_shrunk_patches_show_everything_smaller_and_no_emptiness() -> None:
+    """Down to 0.5: a ball of 12 voxels has at most its volume, down to an eighth, and the margin fills the corners."""
+    settings = replace(NOTHING.shrunk(0.5), rotation_deg=0.0)
+    cut = margin(settings, (16, 16, 16))
+    assert cut == (32, 32, 32)
+    assert margin(Augmentation(), (64, 80, 48)) == (80, 100, 60)
+    inside = torch.from_numpy(((np.indices(cut) - 15.5) ** 2).sum(0) < 36)
+    labels = inside[None].to(torch.uint8)
+    image = torch.ones(1, 4, *cut)
+    nothing = torch.zeros(1, 3, *cut)
+    batch = Batch(image, labels, nothing, nothing, torch.zeros(1, dtype=torch.bool))
+    sizes = []
+    for iteration in range(30):
+        out = augment(batch, (16, 16, 16), settings, 0, iteration)
+        sizes.append(float(out.labels.sum()) / float(inside.sum()))
+        assert (out.image > 0.999).all()
+    assert 0.1 < min(sizes) < 0.25
+    assert 0.7 < max(sizes) < 1.2
+
+
+def test_a_size_that_no_patch_can_have_is_refused() -> None:
+    """Larger than life is not smaller, and next to nothing shows nothing; None changes nothing."""
+    for size in (1.5, 0.1):
+        with pytest.raises(ConfigError, match=r"0\.3 to 1"):
+            Augmentation().shrunk(size)
+    assert Augmentation().shrunk(None) == Augmentation()
