@@ -97,8 +97,9 @@ def fit_thresholds(cases: Iterable[Labelled], *, elsewhere: bool = False) -> tup
     Of the thresholds within 0.005 of the best the one nearest to 0.5 is taken (0.5 without a case). Every region is
     looked at by itself; a region that is absent counts 1 when nothing is predicted and 0 when anything is.
 
-    With `elsewhere` they may be as low as 0.1, the lowest within 0.005 of the best is taken, and a region counts where
-    it is present (false specks are for the smallest sizes): scans unlike those of the training are outlined too small.
+    With `elsewhere` they may be as low as 0.1, the one in the middle of those within 0.005 of the best is taken,
+    and a region counts where it is present (false specks are for the smallest sizes): scans unlike those of the
+    training may be outlined too small or too large.
     """
     choice = (*_LOWER, *_THRESHOLDS) if elsewhere else _THRESHOLDS
     cuts = [np.float32(np.log(t / (1 - t))) for t in choice]
@@ -111,8 +112,11 @@ def fit_thresholds(cases: Iterable[Labelled], *, elsewhere: bool = False) -> tup
     if not known.all():
         return DecisionRule().thresholds
     means = np.nanmean(rows, axis=0)  # (thresholds, regions)
-    distance = np.abs(np.array(choice) - (0 if elsewhere else 0.5))[:, None]
-    wt, tc, et = np.where(means >= means.max(0) - _EQUAL_DICE, distance, np.inf).argmin(0)
+    equal = means >= means.max(0) - _EQUAL_DICE
+    if elsewhere:
+        wt, tc, et = (places[(len(places) - 1) // 2] for places in map(np.flatnonzero, equal.T))
+    else:
+        wt, tc, et = np.where(equal, np.abs(np.array(choice) - 0.5)[:, None], np.inf).argmin(0)
     return choice[wt], choice[tc], choice[et]
 
 

@@ -29,8 +29,8 @@ def faint(logit: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_what_is_seen_faintly_lowers_the_thresholds() -> None:
-    """Probability 0.27 everywhere inside: only a threshold below it finds anything."""
-    assert fit_thresholds([faint(-1.0)], elsewhere=True) == (0.1, 0.1, 0.1)
+    """Probability 0.27 everywhere inside: only a threshold below it finds anything; 0.1 to 0.25 do equally well."""
+    assert fit_thresholds([faint(-1.0)], elsewhere=True) == (0.15, 0.15, 0.15)
     assert fit_thresholds([faint(-1.0)])[0] >= 0.3
 
 
