@@ -17,7 +17,7 @@ from glialite_runtime.errors import GeometryError, InputError
 from glialite_runtime.notes import Note, note
 from glialite_runtime.sequences import REGION_LABELS, REGIONS
 from glialite_runtime.space.atlas import Atlas, AtlasFit, fit_atlas, grow
-from glialite_runtime.space.session import fit_sequence
+from glialite_runtime.space.session import measure, refuse_untrusted
 from glialite_runtime.space.transform import BRATS_AFFINE, BRATS_SHAPE, Scan, brats_affine, inverse, resample, shrink
 from glialite_runtime.volume import Orientation, Volume
 
@@ -104,11 +104,17 @@ def to_brats_space(case: Case, atlas: Atlas, mask: Path | None = None) -> Prepar
     inside, source = _brain(atlas, fit, scans[reference], mask)
     to_scan: dict[str, Matrix] = {reference: fit.rigid}
     similarity: dict[str, float] = {"atlas": round(fit.result.nmi, 4)}
-    others = [s for s in images if s != reference]
-    for sequence in others:
-        found = fit_sequence(scans[reference], scans[sequence], fit.rigid, inside, images[sequence].path)
-        to_scan[sequence] = found.to_scan @ fit.rigid
-        similarity[sequence] = round(found.nmi, 4)
+    for other in (s for s in _REFERENCE if s in images and s != reference):
+        fits = []
+        guess = None
+        if other == "t2w" and "t2f" in to_scan:  # T2 has more in common with FLAIR than with T1c
+            fits.append(measure(scans["t2f"], scans["t2w"], to_scan["t2f"], inside))
+            guess = fits[0].to_scan @ to_scan["t2f"] @ inverse(fit.rigid)
+        fits.append(measure(scans[reference], scans[other], fit.rigid, inside, guess))
+        refuse_untrusted(fits, images[other].path)
+        found = fits[-1]
+        to_scan[other] = found.to_scan @ fit.rigid
+        similarity[other] = round(found.nmi, 4)
     notes = [note(_APPROXIMATE[source])]
     channels = []
     for sequence, image in images.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from glialite_runtime.space.registration import (
 )
 from glialite_runtime.space.transform import BRATS_AFFINE, Scan, inverse, resample, shrink, smooth
 
-__all__ = ["SequenceFit", "fit_sequence"]
+__all__ = ["SequenceFit", "measure", "refuse_untrusted"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -31,6 +32,7 @@ _STARTS: Final = (
     # turns about x, y, z in degrees; the header's own position is the first
     (0, 0, 0), (12, 0, 0), (-12, 0, 0), (0, 12, 0), (0, -12, 0), (0, 0, 12), (0, 0, -12),
 )  # fmt: skip
+_HEADER: Final[Matrix] = np.eye(4)
 _MIN_PEAK: Final = 0.25
 _SHIFT_MM: Final = 6.0
 
@@ -67,7 +69,9 @@ def _points(scan: Scan, rigid: Matrix, inside: npt.NDArray[np.bool_], spacing_mm
     return draw_points(image, near > 0.1, count, middle, seed=3)
 
 
-def measure(reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.bool_]) -> SequenceFit:
+def measure(
+    reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.bool_], guess: Matrix | None = None
+) -> SequenceFit:
     """Register a sequence rigidly to the reference; see `SequenceFit`.
 
     Parameters
@@ -78,6 +82,8 @@ def measure(reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.b
         From mm of BraTS space to mm of the reference.
     inside : bool array (z, y, x)
         The brain on the BraTS grid.
+    guess : float64 array (4, 4), optional
+        A place to start from beside that of the headers, from mm of the reference to mm of the sequence.
     """
     fixed, moving = binned(shrink(reference, 2.0)), binned(shrink(scan, 2.0))
     levels = []
@@ -87,7 +93,15 @@ def measure(reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.b
         levels.append(Level(points, Scan(smooth(shrunk.data, (1, 1, 1)), shrunk.affine), RIGID, 25))
     middle = levels[0].points.middle
     starts = [np.concatenate((np.array(turn) * 1.2217, np.zeros(9))) for turn in _STARTS]
-    result = register(levels, starts, middle)[0]
+    # at 8 mm T2 and T1c have so little in common that a false optimum may win; headers of one session hardly lie
+    places = [(_HEADER, levels, starts), (_HEADER, levels[1:], starts[:1])]
+    if guess is not None:
+        places.append((guess, levels[1:], starts[:1]))
+    tried = [
+        (place, register([_seen_from(place, at) for at in some], first, middle)[0]) for place, some, first in places
+    ]
+    place, result = max(tried, key=lambda one: one[1].nmi)
+    levels = [_seen_from(place, level) for level in levels]
     to_scan = matrix_of(result.pose, middle, middle)
     moved = []
     for axis in range(3):
@@ -103,26 +117,31 @@ def measure(reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.b
     points = levels[1].points
     mirrored = Points(swap[:3, :3] @ points.at + swap[:3, 3:], points.bins, middle)
     other = climb(Level(mirrored, levels[1].moving, RIGID, 25), result.pose, middle, 4.0)
-    return SequenceFit(to_scan, result.nmi, peak, result.nmi + other.nmi - plain.nmi)
+    return SequenceFit(place @ to_scan, result.nmi, peak, result.nmi + other.nmi - plain.nmi)
 
 
-def fit_sequence(reference: Scan, scan: Scan, rigid: Matrix, inside: npt.NDArray[np.bool_], path: Path) -> SequenceFit:
-    """Do as `measure` does, and refuse what cannot be trusted.
+def _seen_from(place: Matrix, level: Level) -> Level:
+    """Return a level whose moving scan is moved back by `place`, so that the pose 0 means `place`."""
+    return replace(level, moving=Scan(level.moving.data, inverse(place) @ level.moving.affine))
+
+
+def refuse_untrusted(fits: Sequence[SequenceFit], path: Path) -> None:
+    """Refuse a sequence that none of its fits, each to another sequence, shows to belong there.
 
     Raises
     ------
     GeometryError
-        The sequence does not show the same head, or left and right are swapped in one of the two files.
+        The sequence does not show the same head, or left and right are swapped in one of the two files; what the last
+        fit says.
     """
-    found = measure(reference, scan, rigid, inside)
-    if found.peak < _MIN_PEAK:
+    if any(fit.peak >= _MIN_PEAK and fit.mirrored <= fit.nmi for fit in fits):
+        return
+    if fits[-1].peak < _MIN_PEAK:
         raise GeometryError(
-            f"{path} does not fit the other sequences (sharpness {found.peak:.2f}, at least {_MIN_PEAK} is needed): "
+            f"{path} does not fit the other sequences (sharpness {fits[-1].peak:.2f}, at least {_MIN_PEAK} is needed): "
             "is it of the same patient and session? Check the name on each file"
         )
-    if found.mirrored > found.nmi:
-        raise GeometryError(
-            f"{path} fits better with left and right swapped: its orientation or that of the reference is wrong; "
-            "convert the scans again from DICOM"
-        )
-    return found
+    raise GeometryError(
+        f"{path} fits better with left and right swapped: its orientation or that of the reference is wrong; "
+        "convert the scans again from DICOM"
+    )

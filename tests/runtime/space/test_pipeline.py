@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,7 @@ from glialite_runtime.errors import GeometryError, InputError, IntensityError
 from glialite_runtime.predict import segment, write
 from glialite_runtime.space.atlas import Atlas, read_atlas
 from glialite_runtime.space.pipeline import PreparedCase, back_to_original, to_brats_space
-from glialite_runtime.space.session import fit_sequence
+from glialite_runtime.space.session import measure, refuse_untrusted
 from glialite_runtime.space.transform import BRATS_AFFINE, BRATS_SHAPE, Scan
 from glialite_runtime.verify import verify_report
 
@@ -109,13 +110,29 @@ def test_no_tumour_comes_back_as_an_empty_map(prepared: PreparedCase) -> None:
         back_to_original(np.zeros(BRATS_SHAPE, np.uint8), prepared, "adc")
 
 
-def _against_t1c(path: Path, toy_session: ToySession) -> None:
-    """Lay a file on the toy's T1c."""
+def _with_t1c(path: Path, toy_session: ToySession) -> tuple[Scan, Scan, np.ndarray, np.ndarray]:
+    """Return what a file is laid on the toy's T1c with."""
     scans = []
     for image in (nifti.read(toy_session.folder / "S1-t1c.nii.gz"), nifti.read(path)):
         turned = np.ascontiguousarray(image.data.transpose(2, 1, 0))  # the toy's files are LPS
         scans.append(Scan(turned, image.affine))
-    fit_sequence(scans[0], scans[1], toy_session.to_scan["t1c"], ball(68, (0, 0, 0)), path)
+    return scans[0], scans[1], toy_session.to_scan["t1c"], ball(68, (0, 0, 0))
+
+
+def test_a_guess_brings_home_what_its_header_has_lost(toy_session: ToySession, tmp_path: Path) -> None:
+    """A FLAIR turned by 65° and shifted by 60 mm fits nothing from its header's place, and to 2 mm from a near one."""
+    far = pose((0, 0, 90), (0, 60, 0)) @ toy_session.to_scan["t2f"]
+    path = write_scan(tmp_path / "far-t2f.nii.gz", "t2f", far)
+    wanted = far @ np.linalg.inv(toy_session.to_scan["t1c"])
+    with pytest.raises(GeometryError):
+        refuse_untrusted([measure(*_with_t1c(path, toy_session))], path)
+    found = measure(*_with_t1c(path, toy_session), wanted @ pose((6, -5, 4), (5, 3, -4)))
+    at = np.array([*MIDDLE, 1.0])
+    assert np.linalg.norm((found.to_scan @ at - wanted @ at)[:3]) < 2
+    lost = replace(found, peak=0.1)
+    refuse_untrusted([lost, found], path)  # one sequence that it belongs to is enough
+    with pytest.raises(GeometryError, match=r"sharpness 0\.10"):
+        refuse_untrusted([lost, lost], path)
 
 
 def test_noise_instead_of_a_head_is_refused(toy_session: ToySession, tmp_path: Path) -> None:
@@ -124,7 +141,7 @@ def test_noise_instead_of_a_head_is_refused(toy_session: ToySession, tmp_path: P
     noise = np.random.default_rng(0).integers(1, 900, scan.shape).astype(np.int16)
     path = save(tmp_path / "other-t2w.nii.gz", noise, scan.affine)
     with pytest.raises(GeometryError, match="same patient"):
-        _against_t1c(path, toy_session)
+        refuse_untrusted([measure(*_with_t1c(path, toy_session))], path)
 
 
 def test_a_mirrored_sequence_is_refused(toy_session: ToySession, tmp_path: Path) -> None:
@@ -132,7 +149,7 @@ def test_a_mirrored_sequence_is_refused(toy_session: ToySession, tmp_path: Path)
     scan = nib.load(toy_session.folder / "S1-t2f.nii.gz")
     path = save(tmp_path / "swapped-t2f.nii.gz", np.asarray(scan.dataobj)[::-1], scan.affine)
     with pytest.raises(GeometryError, match="left and right swapped"):
-        _against_t1c(path, toy_session)
+        refuse_untrusted([measure(*_with_t1c(path, toy_session))], path)
 
 
 def test_nan_is_refused_before_any_computing(toy_session: ToySession, atlas: Atlas, tmp_path: Path) -> None:
