@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-slow lint format bench proof-cpu proof-clinic proof-gate proof-kill proof-mutation proof-bomb \
-	proof-disk proof-network bundle clean-demo help
+	proof-disk proof-network proof-page bundle clean-demo help
 
 help:
 	@echo "make demo       build the environment, then phantoms -> teachers -> student -> INT8 bundle -> report"
@@ -60,7 +60,7 @@ CASES ?= demo/unseen
 RELIABLE = $(BIN)/python -m bench.reliability
 WITH = --seconds 1e9 --cases $(CASES) $(if $(BUNDLE),--bundle $(BUNDLE))
 
-proof-clinic: proof-gate proof-network proof-disk proof-bomb proof-mutation proof-kill
+proof-clinic: proof-gate proof-network proof-page proof-disk proof-bomb proof-mutation proof-kill
 
 proof-gate: $(STAMP)
 	$(RELIABLE).gate $(WITH)
@@ -78,6 +78,9 @@ proof-bomb: $(STAMP)
 
 proof-disk: $(STAMP)
 	unshare -rm $(RELIABLE).disk $(WITH)
+
+proof-page: $(STAMP)
+	$(RELIABLE).page $(WITH)
 
 proof-network: $(STAMP)
 	$(RELIABLE).network $(WITH)

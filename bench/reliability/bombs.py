@@ -8,8 +8,11 @@ from __future__ import annotations
 import copy
 import gzip
 import io
+import json
+import shutil
 import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any, Final
 
 from bench.reliability.command import glialite
 from bench.reliability.ledger import WORK, Ledger, arguments, run_slice, small_case, write_section
+from bench.reliability.study import written_study
 
 ZEROS: Final = gzip.compress(bytes(1 << 26), compresslevel=1)
 """64 MB in 290 kB; members of a gzip file may be repeated."""
@@ -134,32 +138,67 @@ def archive_trial(name: str) -> dict[str, Any]:
     return {"what": f"archive: {name}", "seconds": 0.0, "peak_mb": 0, "fault": fault, "said": said[-200:]}
 
 
+def directory_trial(study: Path, bundle: Path) -> dict[str, Any]:
+    """Segment a study whose FLAIR lies beside its folder and is named by a DICOMDIR in it; it must not be found."""
+    from pydicom import dcmread
+    from pydicom.dataset import Dataset
+    from pydicom.uid import MediaStorageDirectoryStorage
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, secret, out = (Path(scratch) / name for name in ("study", "secret", "out"))
+        shutil.copytree(study, folder)
+        secret.mkdir()
+        records = []
+        for path in sorted(folder.glob("t2f-*.dcm")):
+            path.rename(secret / path.name)
+            record = Dataset()
+            with warnings.catch_warnings(action="ignore"):  # of names that no DICOMDIR may hold
+                record.ReferencedFileID = ["..", "secret", path.name]
+            records.append(record)
+        directory = dcmread(next(iter(sorted(folder.iterdir()))), stop_before_pixels=True)
+        directory.file_meta.MediaStorageSOPClassUID = directory.SOPClassUID = MediaStorageDirectoryStorage
+        directory.DirectoryRecordSequence = records
+        with warnings.catch_warnings(action="ignore"):
+            directory.save_as(folder / "DICOMDIR")
+        words = ("segment", str(folder), "--yes", "--out", str(out), "--bundle", str(bundle), "--threads", "1")
+        ended = glialite(*words)
+        fault = ended.fault
+        if not fault:
+            report = json.loads((out / "study" / "study-report.json").read_text())
+            fault = "it was followed" if "t2f" in report["sequences"]["present"] else ""
+    took = {"seconds": ended.seconds, "peak_mb": ended.peak_mb}
+    return {"what": "a DICOMDIR", **took, "fault": fault, "said": ended.said.strip()[-200:]}
+
+
 def summary(trials: list[dict[str, Any]]) -> str:
     """Return the figures."""
     wrong = [t for t in trials if t["fault"]]
-    images = [t for t in trials if not t["what"].startswith("archive")]
+    images = [t for t in trials if t["what"] in IMAGES]
     lines = [
-        f"{len(images)} kinds of bombs (in one sequence and in all four) and {len(trials) - len(images)} hostile "
-        f"archives: {len(wrong)} were not refused in words, took more than 5 s of processor time or 700 MB, or wrote "
-        "elsewhere.",
+        f"{len(images)} kinds of bombs (in one sequence and in all four), {len(ARCHIVES)} hostile archives and a "
+        f"DICOMDIR that names a series beside its folder: {len(wrong)} were not refused in words, took more than 5 s "
+        "of processor time or 700 MB, or wrote "
+        "elsewhere; the DICOMDIR was not followed.",
         "",
         "| bomb | seconds | MB |",
         "| --- | --- | --- |",
         *(f"| {t['what']} | {t['seconds']:.1f} | {t['peak_mb']} |" for t in images),
         "",
-        "Archives: " + "; ".join(t["what"].removeprefix("archive: ") for t in trials if t not in images) + ".",
+        "Archives: " + "; ".join(ARCHIVES) + ".",
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run a slice, and write the figures."""
-    given = arguments(__doc__ or "", len(IMAGES) + len(ARCHIVES)).parse_args()
+    given = arguments(__doc__ or "", len(IMAGES) + len(ARCHIVES) + 1).parse_args()
     ledger, base = Ledger("bombs"), small_case(given.cases, WORK)
 
     def trial(number: int) -> dict[str, Any]:
         if number < len(IMAGES):
             return image_trial(list(IMAGES)[number], base, given.bundle)
+        if number == len(IMAGES) + len(ARCHIVES):
+            return directory_trial(written_study(given.cases, WORK), given.bundle)
         return archive_trial(list(ARCHIVES)[number - len(IMAGES)])
 
     run_slice(ledger, given.count, given.seconds, trial)

@@ -80,6 +80,9 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._problem(400, "this is no address")
             return
+        if target.scheme or target.netloc:  # a request for a proxy; what it names would be more than its Host says
+            self._problem(400, "this is no address")
+            return
         if refusal := self.server.guard.refusal(method, target.path, self.headers):
             self._problem(*refusal)
             return

@@ -267,6 +267,7 @@ def test_foreign_host_origin_and_token_are_refused(client: Client) -> None:
         "/page.html",
         "/api/state/",
         "http://x/api",
+        "http://evil.example/api/state",
         "/[",
         "*",
     ],
