@@ -237,7 +237,7 @@ def prepare(folder: Path, bundle: Path | None) -> tuple[Inputs, Bundle]:
     crop = folder / "crop.npy"
     np.save(crop, smooth_noise(CROP))
     z, y, x = opened.manifest.spacing_mm
-    phantom = make_phantom(31, settings_for(small=z > 1.5))
+    phantom = make_phantom(31, settings_for(spacing_mm=2 if z > 1.5 else 1))
     cases = {
         PROVED[2]: write_case(folder / "P1", phantom, (z, y, x)),
         PROVED[3]: write_case(folder / "P2", phantom, (1.2 * z, 1.2 * y, 1.2 * x)),
