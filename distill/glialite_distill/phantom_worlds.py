@@ -100,6 +100,8 @@ class TumourRanges:
         How much faster oedema spreads to one side of the core: 0 alike, 1 e² times as fast as to the other side.
     water : Range
         How unevenly oedema holds water, which moves all sequences together: SD of its contrast's logarithm.
+    grain : Range
+        How unevenly the core enhances within millimetres: SD of the enhancement's logarithm.
     """
 
     absent: float = 0.08
@@ -125,6 +127,7 @@ class TumourRanges:
     enclosed: float = 0.0
     one_sided: Range = (0.0, 0.0)
     water: Range = (0.0, 0.0)
+    grain: Range = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,7 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
         scanner=replace(
             scanner,
             noise=(scanner.noise[0] * 0.7, scanner.noise[1] * 1.3),
-            blur_mm=(scanner.blur_mm[0], scanner.blur_mm[1] + 0.4),
+            blur_mm=(scanner.blur_mm[0] - 0.1, scanner.blur_mm[1] + 0.2),
             coil=(0.0, 0.5),
             bias=(0.02, 0.13),
             saturation=0.25,
@@ -330,11 +333,11 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
             overshoot=(-0.6, 0.6),
         ),
         tumour=replace(
-            tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(0.8, 5.0),
-            kinds={"ring": 0.48, "solid": 0.11, "patchy": 0.07, "cystic": 0.1, "nodular": 0.04, "diffuse": 0.2},
-            rim_break=(0.0, 0.9), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
-            diffuse_oedema=(0.0, 2.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45, enclosed=0.35,
-            one_sided=(0.0, 3.0), water=(0.0, 0.5),
+            tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(0.7, 4.5),
+            kinds={"ring": 0.52, "solid": 0.1, "patchy": 0.05, "cystic": 0.1, "nodular": 0.02, "diffuse": 0.21},
+            rim_break=(0.0, 0.7), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
+            absent=0.12, diffuse_oedema=(0.0, 2.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45,
+            enclosed=0.45, one_sided=(0.0, 3.0), water=(0.0, 0.5), grain=(0.1, 0.8),
         ),
     )  # fmt: skip
 

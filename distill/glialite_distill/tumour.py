@@ -36,6 +36,9 @@ Array = npt.NDArray[np.float32]
 RIMMED: Final = ("ring", "solid", "cystic")
 """Kinds whose core an enhancing rim encloses, but for where it is broken."""
 
+_DRAWN_AT: Final = 0.35
+"""Share of a border's contrast at which it is drawn: real outlines lie outside the middle (docs/synthetic.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tumour:
@@ -49,7 +52,7 @@ class Tumour:
         Wanted volumes.
     foci, satellites : int
         Main foci, the first of which is the larger, and small ones near it.
-    rim_mm, rim_break, roughness, push, reach, faint, mixed, one_sided, water : float
+    rim_mm, rim_break, roughness, push, reach, faint, mixed, one_sided, water, grain : float
         See `TumourRanges`.
     bleeding, fluid : float
         Share of the necrosis with blood products; share of the non-enhancing core that is fluid.
@@ -79,6 +82,7 @@ class Tumour:
     calcified: bool
     one_sided: float
     water: float
+    grain: float
     seed: int
 
 
@@ -136,6 +140,7 @@ def draw_tumour(seed: int, ranges: TumourRanges, growth: float = 1.0) -> Tumour 
         calcified=bool(apart.uniform() < ranges.calcified),
         one_sided=float(apart.uniform(*ranges.one_sided)),
         water=float(apart.uniform(*ranges.water)),
+        grain=float(apart.uniform(*ranges.grain)),
         seed=seed,
     )
     return tumour if present else None
@@ -278,6 +283,10 @@ def tumour_parts(
     middle = smooth_field(rng, grid, 7.0)
     patches = smooth_field(rng, grid, 13.0)
     depth += np.float32(0.7) * fine + np.float32(0.5) * middle
+    if tumour.grain:
+        finest = smooth_field(stream(tumour.seed, "finest"), grid, 1.8)
+        depth += np.float32(0.5) * finest
+        fine = np.float32(0.8) * fine + np.float32(0.6) * finest
     sharp = np.float32(2.0 / grid.spacing_mm)
     tissue = 1 - anatomy.csf * (anatomy.ventricle_depth > -2)
     core = sigmoid(sharp * depth) * tissue
@@ -290,11 +299,11 @@ def tumour_parts(
     border = np.float32(1.0) * fine + np.float32(1.2) * middle
     ramp = np.clip(0.5 + (oedema + border) / np.float32(5 * tumour.edge_mm), 0, 1)  # ends: no tail far from the tumour
     swollen = ramp * ramp * (3 - 2 * ramp) * (1 - core) * (1 - anatomy.csf)
-    labels = np.zeros(grid.shape, np.uint8)
-    labels[swollen > 0.5] = SNFH
-    labels[core > 0.5] = NETC
-    labels[(core > 0.5) & (enhancing > 0.5 * core)] = ET
     strength, water, mixture = _uneven(tumour, grid)
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[(swollen > _DRAWN_AT) & (anatomy.csf <= 0.5)] = SNFH
+    labels[core > _DRAWN_AT] = NETC
+    labels[(core > _DRAWN_AT) & (enhancing > _DRAWN_AT * core)] = ET
     return TumourParts(core, enhancing, strength, water, mixture, fluid, blood, swollen, labels)
 
 
@@ -304,6 +313,9 @@ def _uneven(tumour: Tumour, grid: Grid) -> tuple[Array, Array, Array]:
     strength, mixture = np.ones(grid.shape, np.float32), np.empty((0, *grid.shape), np.float32)
     if tumour.faint:
         strength -= np.float32(tumour.faint) * sigmoid(3 * smooth_field(rng, grid, 14.0))
+    if tumour.grain:
+        coarse_to_fine = band_field(stream(tumour.seed, "grain"), grid, (5.0, 3.0, 1.8), 1.0)
+        strength *= np.exp(np.float32(tumour.grain) * coarse_to_fine)
     if tumour.mixed:
         large = 1.3 * np.tanh(2.5 * smooth_field(rng, grid, 13.0))  # islands with clear borders
         fields = large, band_field(rng, grid, (8.0, 4.0), 0.9), smooth_field(rng, grid, 3.0)

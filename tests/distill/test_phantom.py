@@ -261,22 +261,22 @@ def test_a_scan_that_ends_within_the_brain_lacks_a_third_at_most() -> None:
         assert 0.04 < lost < 0.35
 
 
-# grey values of each sequence at voxels (39, 60, 34 46 58 70 82), and mL of WT, TC, ET; made by version 2
+# grey values of each sequence at voxels (39, 60, 34 46 58 70 82), and mL of WT, TC, ET; images since version 2, outlines since 6
 PINNED = {
     ("default", "ssa", 1189033389): (
         (810, 829, 739, 1006, 928, 181, 184, 173, 188, 167),
         (1838, 1289, 1502, 1264, 2034, 625, 537, 586, 626, 624),
-        (102.208, 54.992, 0.0),
+        (107.736, 59.44, 0.0),
     ),
     ("default", "gli", 1596810411): (
         (112, 156, 111, 136, 124, 792, 1015, 967, 734, 1324),
         (1087, 679, 1114, 1658, 1403, 366, 420, 356, 629, 613),
-        (31.68, 6.672, 5.936),
+        (35.056, 7.408, 7.072),
     ),
     ("other", "gli", 3498784924): (
         (1089, 1094, 1069, 1154, 1156, 705, 736, 699, 722, 684),
         (539, 383, 360, 321, 491, 599, 540, 591, 577, 564),
-        (32.0, 6.64, 1.136),
+        (34.4, 7.4, 1.648),
     ),
     ("other", "ssa", 3470468189): (
         (155, 229, 230, 228, 143, 885, 1428, 1229, 1284, 887),
@@ -310,13 +310,13 @@ def test_core_and_oedema_differ_in_one_sequence_at_least(style: str) -> None:
 
 
 def test_within_a_rim_core_may_look_just_like_oedema() -> None:
-    """In a good third of the tumours with a rim no sequence tells core and oedema apart; in those without one does."""
+    """In almost half of the tumours with a rim no sequence tells core and oedema apart; in those without one does."""
     alike = 0
     for seed in range(200):
         values = draw_values(seed, settings_for("wide"), rimmed=True)
         gaps = [abs(np.log(v[t] / v["oedema"])) for v in values.values() for t in ("solid", "fluid")]
         alike += max(gaps) < 0.25
-    assert 45 < alike < 95
+    assert 65 < alike < 115
 
 
 def test_splines_darken_the_border_and_overshoot_edges() -> None:

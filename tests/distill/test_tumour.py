@@ -26,7 +26,7 @@ GRID = Grid.whole(2)
 RING = Tumour(
     kind="ring", core_ml=20.0, oedema_ml=40.0, foci=1, satellites=0, rim_mm=4.0, rim_break=0.2, roughness=0.3, push=0.2,
     bleeding=0.0, fluid=0.5, edge_mm=1.0, reach=0.7, faint=0.0, mixed=0.0, calcified=False, one_sided=0.0,
-    water=0.0, seed=9,
+    water=0.0, grain=0.0, seed=9,
 )  # fmt: skip
 
 
@@ -141,6 +141,27 @@ def test_a_faint_rim_is_labelled_all_the_same(brain: Anatomy, ring: TumourParts)
     assert ring.strength.min() == 1
     assert 0.2 <= faint.strength[rim].min() < 0.35
     assert faint.strength[rim].max() > 0.85
+
+
+def test_grain_makes_borders_and_enhancement_uneven_within_millimetres(brain: Anatomy, ring: TumourParts) -> None:
+    """Enhancement's logarithm has the drawn SD; the core's border gains surface, but hardly volume."""
+
+    def surface(parts: TumourParts) -> int:
+        core = np.isin(parts.labels, (NETC, ET))
+        return int(core.sum() - ndimage.binary_erosion(core).sum())
+
+    grained = grow(brain, replace(RING, grain=0.4))
+    assert np.log(grained.strength).std() == pytest.approx(0.4, rel=0.15)
+    assert surface(grained) > 1.02 * surface(ring)
+    assert np.isin(grained.labels, (NETC, ET)).sum() == pytest.approx(np.isin(ring.labels, (NETC, ET)).sum(), rel=0.05)
+
+
+def test_labels_are_drawn_outside_the_middle_of_a_soft_border(brain: Anatomy) -> None:
+    """Voxels with two fifths of the oedema's contrast are labelled, those with a third are not."""
+    parts = grow(brain, replace(RING, edge_mm=2.5))
+    white = (brain.csf < 0.01) & (parts.core < 0.01)
+    assert (parts.labels[white & (parts.oedema > 0.4)] == SNFH).all()
+    assert (parts.labels[white & (parts.oedema < 0.3)] == 0).all()
 
 
 def test_oedema_that_prefers_a_side_leaves_the_core_at_its_edge(brain: Anatomy, ring: TumourParts) -> None:
