@@ -261,7 +261,7 @@ def test_a_scan_that_ends_within_the_brain_lacks_a_third_at_most() -> None:
         assert 0.04 < lost < 0.35
 
 
-# grey values of each sequence at voxels (39, 60, 34 46 58 70 82), and mL of WT, TC, ET; images since version 2, outlines since 6
+# grey values of each sequence at voxels (39, 60, 34 46 58 70 82), mL of WT, TC, ET; images of version 2, labels of 6
 PINNED = {
     ("default", "ssa", 1189033389): (
         (810, 829, 739, 1006, 928, 181, 184, 173, 188, 167),
