@@ -19,7 +19,7 @@ from glialite_distill.tumour import RIMMED, draw_tumour, grow_core, grow_oedema,
 
 __all__ = ["GENERATOR_VERSION", "Phantom", "case_affine", "make_phantom"]
 
-GENERATOR_VERSION: Final = 6
+GENERATOR_VERSION: Final = 7
 """Rises whenever the same seed gives another patient."""
 
 _COARSE_MM: Final = 2

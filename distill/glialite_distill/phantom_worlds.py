@@ -334,8 +334,8 @@ def _wide(settings: PhantomSettings) -> PhantomSettings:
         ),
         tumour=replace(
             tumour, core_ml=(1.0, 130.0), oedema_ratio=(0.3, 6.0), multifocal=0.15, rim_mm=(0.7, 4.5),
-            kinds={"ring": 0.52, "solid": 0.1, "patchy": 0.05, "cystic": 0.1, "nodular": 0.02, "diffuse": 0.21},
-            rim_break=(0.0, 0.7), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
+            kinds={"ring": 0.5, "solid": 0.1, "patchy": 0.06, "cystic": 0.1, "nodular": 0.03, "diffuse": 0.21},
+            rim_break=(0.0, 0.8), roughness=(0.2, 0.65), push=(0.0, 0.5), reach=(0.6, 1.2), diffuse_ml=(4.0, 150.0),
             absent=0.12, diffuse_oedema=(0.0, 2.2), faint=(0.0, 0.8), mixed=(0.0, 1.3), calcified=0.15, alike=0.45,
             enclosed=0.45, one_sided=(0.0, 3.0), water=(0.0, 0.5), grain=(0.1, 0.8),
         ),
