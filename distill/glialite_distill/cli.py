@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from glialite_runtime.command import bar, emit, log_to_stderr, new_app, run, seconds
 from glialite_runtime.errors import ConfigError
+from glialite_runtime.resources import usable_cores
 
 __all__ = ["app", "main"]
 
@@ -33,10 +34,10 @@ def phantoms(
     patients: Annotated[int, typer.Option(min=1, help="Patients; a few have a second scan.")],
     seed: Annotated[int, typer.Option(min=0, help="Patient k of a seed is always the same.")] = 1,
     style: Annotated[str, typer.Option(help="gli (clean), ssa (low-field) or both.")] = "both",
-    world: Annotated[str, typer.Option(help="default, or shifted: ranges that no training saw.")] = "default",
+    world: Annotated[str, typer.Option(help="default; wide (varied); shifted, other: ranges of neither.")] = "default",
     spacing: Annotated[float, typer.Option(min=1, max=2, help="Edge of a voxel, mm; 1.5 for the student's.")] = 1.0,
     small: Annotated[bool, typer.Option("--small", help="The same as --spacing 2: for a demonstration.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a labelled cohort of patients that nobody ever was; cases that are there already are kept.
@@ -49,13 +50,13 @@ def phantoms(
 
     def show(done: int, total: int) -> None:
         made.append(done)
-        if sys.stderr.isatty() or done == total:
-            typer.echo(f"\rphantoms: {done} of {total}", err=True, nl=done == total)
+        on_one_line = sys.stderr.isatty() and done < total
+        if on_one_line or done == total or done % 25 == 0:
+            typer.echo(f"\rphantoms: {done} of {total}", err=True, nl=not on_one_line)
 
-    size = 2.0 if small else spacing
-    names = write_cohort(
-        out, patients=patients, seed=seed, style=style, spacing_mm=size, world=world, workers=workers, progress=show
-    )
+    settings: dict[str, Any] = {"style": style, "spacing_mm": 2.0 if small else spacing, "world": world}
+    settings["workers"] = workers or usable_cores()
+    names = write_cohort(out, patients=patients, seed=seed, **settings, progress=show)
     text = f"{out}: {len(names)} cases of {patients} patients"
     text += f", {len(made)} of them new" if made else ", all of them there already; nothing to do"
     emit({"out": str(out), "cases": names, "new": len(made)}, text, as_json=as_json)

@@ -11,8 +11,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from glialite_runtime.errors import ConfigError, OutputError
 from glialite_runtime.files import write_bytes
 from glialite_runtime.sequences import SEQUENCES
 from isal import igzip
+from threadpoolctl import threadpool_limits
 
 from glialite_distill.phantom_fields import stream
 from glialite_distill.phantom_patient import GENERATOR_VERSION, Phantom, make_phantom
@@ -184,13 +186,26 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[dict[str, Any]]:
     if workers <= 1:
         yield from map(_write_case, jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        for future in as_completed([pool.submit(_write_case, job) for job in jobs]):
-            yield future.result()
+    with ProcessPoolExecutor(workers, get_context("spawn"), _settle) as pool:
+        try:
+            for future in as_completed([pool.submit(_write_case, job) for job in jobs]):
+                yield future.result()
+        except BaseException:  # an interrupt as well: the cases that wait are not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _one_thread() -> None:
+def _settle() -> None:
+    """Prepare a worker: one thread (those of the matrix products of several workers fight), an end with its parent."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_case(job: _Job) -> dict[str, Any]:
