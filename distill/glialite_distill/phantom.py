@@ -186,13 +186,12 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[dict[str, Any]]:
     if workers <= 1:
         yield from map(_write_case, jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _settle) as pool:
-        try:
-            for future in as_completed([pool.submit(_write_case, job) for job in jobs]):
-                yield future.result()
-        except BaseException:  # an interrupt as well: the cases that wait are not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _settle)
+    try:
+        for future in as_completed([pool.submit(_write_case, job) for job in jobs]):
+            yield future.result()
+    finally:  # after an error or an interrupt the cases that wait are not begun
+        pool.shutdown(cancel_futures=True)
 
 
 def _settle() -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -182,6 +188,44 @@ def test_a_broken_cohort_is_completed_and_the_rest_is_left_alone(cohort: Path, t
     assert contents(out / NAMES[1]) == before
     assert (out / NAMES[0]).stat().st_mtime_ns == kept
     assert seen == [(4, 4)]
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(condition())
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session, less those that ended and wait to be reaped."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(sid) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_command_leaves_no_worker_behind(tmp_path: Path, stop: signal.Signals) -> None:
+    """Two workers that went on would write into the folder while the same command, run again, does too."""
+    words = ("phantoms", "--out", tmp_path, "--patients", "400", "--seed", "31", "--small", "--workers", "2")
+    program = Path(sys.executable).with_name("distill")
+    command = ["env", "--default-signal=INT", str(program), *map(str, words)]  # a background job ignores interrupts
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as running:
+        try:
+            assert wait_for(lambda: any(tmp_path.glob("BraTS*")), 60)
+            assert len(processes_of(running.pid)) >= 3
+            os.kill(running.pid, stop)
+            assert wait_for(lambda: not processes_of(running.pid), 30)
+        finally:
+            os.killpg(running.pid, signal.SIGKILL) if processes_of(running.pid) else None
+    assert len(list(tmp_path.glob("BraTS*"))) < 100
 
 
 def test_another_request_for_the_same_folder_is_refused(cohort: Path) -> None:
