@@ -30,7 +30,7 @@ __all__ = [
     "trained_on",
 ]
 
-STUDENT_VERSION: Final = 1
+STUDENT_VERSION: Final = 2
 """Version of the format that this code writes, and the newest that it reads."""
 
 UNREADABLE: Final = (
@@ -110,6 +110,7 @@ def save_student(path: Path, file: StudentFile) -> None:
                 "thresholds": list(file.decision.thresholds),
                 "minimum_mm3": list(file.decision.minimum_mm3),
                 "temperature": file.decision.temperature,
+                "rim_share": file.decision.rim_share,
             },
             "provenance": dict(file.provenance),
         },
@@ -145,6 +146,7 @@ def load_student(path: Path) -> StudentFile:
             (float(thresholds[0]), float(thresholds[1]), float(thresholds[2])),
             (float(minimum[0]), float(minimum[1]), float(minimum[2])),
             float(content["decision"]["temperature"]),
+            float(content["decision"].get("rim_share", 1.0)),
         )
         state = {name: t.float() if t.is_floating_point() else t for name, t in content["state"].items()}
         provenance = dict(content["provenance"])

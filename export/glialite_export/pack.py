@@ -153,6 +153,12 @@ def manifest_of(packing: Packing) -> Manifest:
     )
 
 
+def _rim(decision: DecisionRule) -> str:
+    if decision.rim_share >= 1:
+        return ""
+    return f"; core outside an enhancing rim is dropped where {decision.rim_share:.0%} of it or more lie within"
+
+
 def _needed(packing: Packing) -> str:
     """Say which sequences a scan must have."""
     smaller = len({frozenset(kept) for kept in packing.accepted_sequences}) - 1
@@ -187,7 +193,7 @@ def model_card(packing: Packing) -> str:
             f"{' × '.join(f'{mm:g}' for mm in packing.spacing_mm)} mm (z, y, x); {_needed(packing)}.",
             f"- Output: one logit a voxel for each of {', '.join(REGIONS)}; thresholds "
             f"{', '.join(f'{t:g}' for t in decision.thresholds)}, smallest components "
-            f"{', '.join(f'{m:g}' for m in decision.minimum_mm3)} mm³.",
+            f"{', '.join(f'{m:g}' for m in decision.minimum_mm3)} mm³{_rim(decision)}.",
             f"- Network: student {student.get('name', '?')}, widths {student.get('widths', '?')}, "
             f"{student.get('parameters', 0):,} parameters, INT8.",
             f"- Made by GliaLite {__version__}; the whole record is `provenance` in bundle.json.",

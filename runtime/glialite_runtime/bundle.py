@@ -43,7 +43,7 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MANIFEST: Final = "bundle.json"
 SIGNATURE: Final = "bundle.json.minisig"
 _SEAL: Final = "bundle.json.sha256"
@@ -286,6 +286,11 @@ def _seal(manifest: bytes) -> bytes:
     return f"{sha256_bytes(manifest)}  {MANIFEST}\n".encode()
 
 
+def _parse_rule(rule: Any) -> DecisionRule:
+    thresholds, minimum, share = tuple(rule["thresholds"]), tuple(rule["minimum_mm3"]), rule.get("rim_share", 1.0)
+    return DecisionRule(thresholds, minimum, float(rule["temperature"]), float(share))
+
+
 def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
     try:
         if tuple(document["sequences"]) != SEQUENCES or tuple(document["regions"]) != REGIONS:
@@ -295,7 +300,6 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
         z, y, x = (float(v) for v in document["spacing_mm"])
         if not all(0.1 <= v <= 20 for v in (z, y, x)):
             raise ValueError(f"spacing {document['spacing_mm']} mm")
-        rule = document["decision"]
         accepted = tuple(tuple(str(s) for s in group) for group in document["accepted_sequences"])
         if not accepted or any(s not in SEQUENCES for group in accepted for s in group):
             raise ValueError("accepted_sequences")
@@ -305,7 +309,7 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             software=str(document["software"]),
             accepted_sequences=accepted,
             spacing_mm=(z, y, x),
-            decision=DecisionRule(tuple(rule["thresholds"]), tuple(rule["minimum_mm3"]), float(rule["temperature"])),
+            decision=_parse_rule(document["decision"]),
             graphs=tuple(_parse_graph(graph) for graph in document["graphs"]),
             provenance=dict(document["provenance"]),
             trained_on=str(document["trained_on"]),

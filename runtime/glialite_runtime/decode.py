@@ -11,7 +11,7 @@ import numpy.typing as npt
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.sequences import ET, NETC, REGIONS, SNFH
 
-__all__ = ["DecisionRule", "components", "decode", "decode_above"]
+__all__ = ["DecisionRule", "components", "decode", "decode_above", "within_rim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,14 @@ class DecisionRule:
         Smallest 26-connected component, in mm³, that is kept.
     temperature : float
         Logits are divided by it before they are read as probabilities; > 0.
+    rim_share : float
+        Share of the core, in [0, 1], that must lie within an enhancing rim for the rest to be dropped: `within_rim`.
     """
 
     thresholds: tuple[float, float, float] = (0.5, 0.5, 0.5)
     minimum_mm3: tuple[float, float, float] = (0.0, 0.0, 0.0)
     temperature: float = 1.0
+    rim_share: float = 1.0
     logit_thresholds: tuple[float, float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -42,6 +45,8 @@ class DecisionRule:
             problems.append(f"one threshold and one minimum size for each of {', '.join(REGIONS)} are needed")
         if not 0 < self.temperature < math.inf:
             problems.append(f"temperature {self.temperature} is not positive and finite")
+        if not 0 <= self.rim_share <= 1:
+            problems.append(f"rim share {self.rim_share} is not in [0, 1]")
         if problems:
             raise ConfigError("decision rule: " + "; ".join(problems))
         wt, tc, et = (self.temperature * math.log(t / (1 - t)) for t in self.thresholds)
@@ -65,14 +70,45 @@ def _without_small(mask: npt.NDArray[np.bool_], minimum_voxels: float) -> npt.ND
     return keep[labelled]
 
 
+def within_rim(
+    core: npt.NDArray[np.bool_], enhancing: npt.NDArray[np.bool_], rim_share: float
+) -> npt.NDArray[np.bool_]:
+    """Return the core without what lies outside the enhancing rim, if there is such a rim.
+
+    Necrosis lies within the rim around it, and oedema that looks like it does not. A voxel lies within when there are
+    enhancing voxels on both sides of it along x, y or z, however far; enhancing voxels do themselves. Where less than
+    `rim_share` of the core does, as in tumours that enhance in spots or not at all, the core comes back as it is.
+
+    Parameters
+    ----------
+    core, enhancing : bool array (z, y, x)
+        Masks of TC and ET; ET ⊆ TC.
+    rim_share : float
+        In [0, 1]; 1 never takes anything away.
+    """
+    if rim_share >= 1 or not enhancing.any():
+        return core
+    extents = [np.flatnonzero(enhancing.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    z, y, x = (slice(hit[0], hit[-1] + 1) for hit in extents)
+    rim = enhancing[z, y, x]
+    within = np.zeros_like(rim)
+    for axis in range(3):
+        before = np.logical_or.accumulate(rim, axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(rim, axis), axis), axis)
+        within |= before & after
+    kept = np.zeros_like(core)
+    kept[z, y, x] = core[z, y, x] & within
+    return kept if np.count_nonzero(kept) >= rim_share * np.count_nonzero(core) else core
+
+
 def decode(
     logits: npt.NDArray[np.float32], rule: DecisionRule, voxel_mm3: float, *, has_t1c: bool = True
 ) -> npt.NDArray[np.uint8]:
     """Turn logits into a label map.
 
     Thresholds are applied in logit space, so that no `exp` stands between the network and a label. ET is united into
-    TC and TC into WT; components under the minimum size are removed from WT, then TC, then ET, inner regions being cut
-    to outer ones; removed ET becomes NETC, removed TC becomes SNFH.
+    TC and TC into WT; components under the minimum size are removed from WT, then ET, then TC, inner regions being cut
+    to outer ones; removed ET becomes NETC, removed TC becomes SNFH, as does core outside a rim (`within_rim`).
 
     Parameters
     ----------
@@ -105,8 +141,9 @@ def decode_above(
     wt = wt | tc
     minimum = [m / voxel_mm3 for m in rule.minimum_mm3]
     wt = _without_small(wt, minimum[0])
-    tc = _without_small(tc & wt, minimum[1])
-    et = _without_small(et & tc, minimum[2])
+    et = _without_small(et & wt, minimum[2])
+    tc = _without_small(within_rim(tc & wt, et, rule.rim_share), minimum[1])
+    et = et & tc
     labels = np.zeros(wt.shape, np.uint8)
     labels[wt] = SNFH
     labels[tc] = NETC

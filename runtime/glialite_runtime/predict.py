@@ -209,7 +209,7 @@ def segment(case: Case, bundle: Bundle, engine: Engine, raw: PreparedCase | None
     voxel_mm3 = measured.frame.voxel_mm3
     found = lesions(measured.labels, voxel_mm3, has_t1c=has_t1c, midline_x=measured.frame.midline_x)
     volumes = volumes_ml(measured.labels, voxel_mm3, has_t1c=has_t1c)
-    unsure = uncertainty(bands, volume.voxel_mm3, has_t1c=has_t1c)
+    unsure = uncertainty(bands, labels[geometry.crop], volume.voxel_mm3, has_t1c=has_t1c)
     clock.lap("postprocess")
     alignment = None if raw is None else raw.to_json()
     return Segmentation(

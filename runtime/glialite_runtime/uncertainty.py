@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from glialite_runtime.metrics import region_masks
 from glialite_runtime.sequences import REGIONS
 
 __all__ = ["UNCERTAIN_LOGIT", "bands_of", "uncertainty"]
@@ -43,7 +44,7 @@ def bands_of(logits: npt.NDArray[np.float32], thresholds: Sequence[float], margi
 
 
 def uncertainty(
-    bands: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool = True
+    bands: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], voxel_mm3: float, *, has_t1c: bool = True
 ) -> dict[str, dict[str, float | bool]]:
     """Return region -> `ml` uncertain, their `share` of all that may be the region, and whether to `review` it.
 
@@ -51,16 +52,20 @@ def uncertainty(
     ----------
     bands : uint8 array (3, z, y, x)
         See `bands_of`, for a margin of `UNCERTAIN_LOGIT`.
+    labels : uint8 array (z, y, x)
+        What was decided: a voxel above its threshold that did not become the region (a speck, core outside its rim)
+        is not in doubt.
     voxel_mm3 : float
         Volume of a voxel.
     has_t1c : bool
         Without it only the whole tumour is told of.
     """
     found: dict[str, dict[str, float | bool]] = {}
-    for region, band in zip(REGIONS, bands, strict=True):
+    for region, band, mask in zip(REGIONS, bands, region_masks(labels), strict=True):
         if not has_t1c and region != "WT":
             continue
-        possible, sure = int(np.count_nonzero(band)), int(np.count_nonzero(band == 3))
+        below, sure = np.count_nonzero(band == 1), int(np.count_nonzero(mask & (band == 3)))
+        possible = int(below + np.count_nonzero(mask & (band >= 2)))
         share = (possible - sure) / possible if possible else 0.0
         ml = (possible - sure) * voxel_mm3 / 1000
         review = share > _REVIEW_SHARE and ml > _REVIEW_ML

@@ -8,6 +8,7 @@ from glialite_distill.decision import (
     FITTED,
     fit_decision,
     fit_minimum_sizes,
+    fit_rim,
     fit_thresholds,
     preset,
     rule_dice,
@@ -39,7 +40,7 @@ def logits_of(*, inside: float, outside: float) -> np.ndarray:
 )
 def test_published_rules(name: str, thresholds: dict[str, float], minimum_mm3: dict[str, float]) -> None:
     """By name, region by region as published, and the same after a round trip through JSON."""
-    assert rule_json(preset(name)) == {"thresholds": thresholds, "minimum_mm3": minimum_mm3}
+    assert rule_json(preset(name)) == {"thresholds": thresholds, "minimum_mm3": minimum_mm3, "rim_share": 1}
     assert rule_from_json(rule_json(preset(name))) == preset(name)
 
 
@@ -93,6 +94,36 @@ def test_a_fit_finds_thresholds_first_then_sizes() -> None:
     assert rule == DecisionRule((0.65,) * 3, (50.0,) * 3)
     assert (rule_dice(logits, LABELS, rule, 8.0) == 1).all()
     assert (rule_dice(logits, LABELS, DecisionRule(), 8.0) < 0.5).all()
+
+
+def ringed(*, necrosis: float, lobe: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels of a shell of enhancement, and of TC's probability in it and in a lobe beside it."""
+    labels = np.zeros((12, 12, 30), np.uint8)
+    labels[1:11, 1:11, 1:29] = 2
+    labels[2:10, 2:10, 2:10] = 3
+    labels[3:9, 3:9, 3:9] = 1
+    core = np.where(labels == 3, 0.9, np.where(labels == 1, necrosis, 0.05))
+    core[2:10, 2:10, 12:20] = lobe
+    p = np.stack([np.where(labels > 0, 0.9, 0.05), core, np.where(labels == 3, 0.9, 0.05)])
+    return np.log(p / (1 - p)).astype(np.float32), labels
+
+
+def test_a_rim_confines_the_core_where_that_helps() -> None:
+    """A lobe of oedema looks more like core than the necrosis does: no threshold tells them apart, the rim does."""
+    case = ringed(necrosis=0.42, lobe=0.62)
+    rule = fit_decision(lambda: [case], 1.0)
+    assert rule == DecisionRule((0.5, 0.4, 0.5), rim_share=0.3)
+    assert (rule_dice(*case, rule, 1.0) == 1).all()
+    assert rule_from_json(rule_json(rule)) == rule
+
+
+def test_a_rim_is_not_asked_where_the_core_is_known_without() -> None:
+    """The lobe is core in one case, and no threshold needs help in the other."""
+    plain, (logits, labels) = ringed(necrosis=0.9, lobe=0.1), ringed(necrosis=0.9, lobe=0.9)
+    labels[2:10, 2:10, 12:20] = 1
+    assert fit_rim([plain], DecisionRule()) == DecisionRule()
+    assert fit_rim([(logits, labels)], DecisionRule()) == DecisionRule()
+    assert fit_rim([(logits, np.zeros_like(labels))], DecisionRule()) == DecisionRule()
 
 
 def test_minimum_sizes_remove_false_components() -> None:

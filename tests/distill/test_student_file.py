@@ -28,7 +28,7 @@ def tiny_file() -> StudentFile:
     torch.manual_seed(0)
     network = Student(TINY)
     network.train()(torch.randn(1, 4, 8, 8, 8))  # moves the BatchNorm statistics away from 0 and 1
-    rule = DecisionRule((0.5, 0.7, 0.6), (100.0, 50.0, 0.0), 1.5)
+    rule = DecisionRule((0.5, 0.7, 0.6), (100.0, 50.0, 0.0), 1.5, 0.25)
     return StudentFile(TINY, network.state_dict(), (2.0, 1.0, 3.0), rule, {"cohort_hash": "abc", "cases": ["a"]})
 
 
@@ -119,6 +119,13 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no student"):
         load_student(tmp_path / "student.pt")
     assert not trap.exists()
+
+
+def test_a_student_of_the_first_version_confines_no_core_to_a_rim(saved: Path) -> None:
+    """It knew no such rule; the rest of its rule is kept."""
+    decision = torch.load(saved, weights_only=True)["decision"]
+    del decision["rim_share"]
+    assert load_student(changed(saved, version=1, decision=decision)).decision == replace(tiny_file().decision, rim_share=1)
 
 
 def test_a_newer_version_is_refused(saved: Path) -> None:

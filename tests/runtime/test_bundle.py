@@ -92,8 +92,20 @@ def test_missing_and_foreign_files_are_named(make_bundle: MakeBundle) -> None:
 def test_a_newer_schema_is_refused(make_bundle: MakeBundle) -> None:
     """A future bundle is not half-understood."""
     path = make_bundle()
-    rewrite(path, schema=2)
-    with pytest.raises(BundleVersionError, match="schema 2"):
+    rewrite(path, schema=module.SCHEMA + 1)
+    with pytest.raises(BundleVersionError, match=f"schema {module.SCHEMA + 1}"):
+        read_bundle(path)
+
+
+def test_a_bundle_of_the_first_schema_confines_no_core_to_a_rim(make_bundle: MakeBundle) -> None:
+    """It knew no such rule; a senseless share is refused."""
+    path = make_bundle()
+    decision = json.loads((path / MANIFEST).read_bytes())["decision"]
+    assert decision.pop("rim_share") == 1
+    rewrite(path, schema=1, decision=decision)
+    assert read_bundle(path).manifest.decision.rim_share == 1
+    rewrite(path, decision={**decision, "rim_share": 1.5})
+    with pytest.raises(BundleIntegrityError, match=r"rim share 1\.5"):
         read_bundle(path)
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from glialite_runtime.decode import DecisionRule, components, decode
+from glialite_runtime.decode import DecisionRule, components, decode, within_rim
 from glialite_runtime.errors import ConfigError
 from glialite_runtime.metrics import region_masks
 from hypothesis import given, settings
@@ -77,17 +77,54 @@ def test_without_t1c_only_the_whole_tumour_is_told() -> None:
     assert set(np.unique(decode(x, DecisionRule(), 1.0, has_t1c=False))) == {0, 2}
 
 
+def ring() -> tuple[np.ndarray, np.ndarray]:
+    """Return core and enhancement: a shell of 6 × 6 × 6 voxels, open at the top, and a lobe of core of 6 × 6 × 4."""
+    core = np.zeros((10, 10, 20), np.bool_)
+    core[2:8, 2:8, 2:8] = True
+    enhancing = core.copy()
+    enhancing[3:8, 3:7, 3:7] = False
+    core[2:8, 2:8, 12:16] = True
+    return core, enhancing
+
+
+def test_core_outside_a_rim_goes_and_its_inside_stays() -> None:
+    """An open rim is a rim: what has enhancement on both sides along one axis lies within."""
+    core, enhancing = ring()
+    kept = within_rim(core, enhancing, 0.5)
+    assert kept[:, :, :10].sum() == 6**3
+    assert not kept[:, :, 10:].any()
+
+
+def test_a_spot_is_no_rim() -> None:
+    """216 of 360 voxels lie within: too few for a share above 0.6; without enhancement nothing is asked."""
+    core, enhancing = ring()
+    assert within_rim(core, enhancing, 0.6).sum() == 216
+    assert within_rim(core, enhancing, 0.61).sum() == 360
+    assert within_rim(core, np.zeros_like(core), 0.0).sum() == 360
+
+
+def test_dropped_core_becomes_oedema() -> None:
+    """With a rim share in the rule; without it nothing is dropped. A speck of enhancement makes no rim."""
+    core, enhancing = ring()
+    x = logits(core.shape)
+    x[0], x[1][core], x[2][enhancing] = 5, 5, 5
+    x[2, 4, 4, 19] = 5
+    without, confined = (decode(x, DecisionRule(minimum_mm3=(0, 0, 2), rim_share=s), 1.0) for s in (1.0, 0.5))
+    assert np.bincount(without.ravel()).tolist() == [0, 361 - enhancing.sum(), 2000 - 361, enhancing.sum()]
+    assert np.bincount(confined.ravel()).tolist() == [0, 216 - enhancing.sum(), 2000 - 216, enhancing.sum()]
+
+
 def test_an_empty_map_stays_empty() -> None:
     """No tumour is a result, not an error."""
     assert not decode(logits(), DecisionRule(minimum_mm3=(50, 50, 50)), 1.0).any()
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), minimum=st.tuples(*[st.floats(0, 30)] * 3))
-def test_regions_are_nested_whatever_the_logits(seed: int, minimum: tuple[float, float, float]) -> None:
+@given(seed=st.integers(0, 10_000), minimum=st.tuples(*[st.floats(0, 30)] * 3), share=st.floats(0, 1))
+def test_regions_are_nested_whatever_the_logits(seed: int, minimum: tuple[float, float, float], share: float) -> None:
     """ET ⊆ TC ⊆ WT, and only the four label values occur."""
     x = np.random.default_rng(seed).normal(size=(3, 7, 8, 9)).astype(np.float32)
-    labels = decode(x, DecisionRule(minimum_mm3=minimum), 1.0)
+    labels = decode(x, DecisionRule(minimum_mm3=minimum, rim_share=share), 1.0)
     wt, tc, et = region_masks(labels)
     assert not (et & ~tc).any()
     assert not (tc & ~wt).any()
@@ -96,5 +133,5 @@ def test_regions_are_nested_whatever_the_logits(seed: int, minimum: tuple[float,
 
 def test_a_senseless_rule_is_refused_with_every_problem() -> None:
     """All problems come in one message."""
-    with pytest.raises(ConfigError, match=r"threshold 1\.5.*minimum size -1.*temperature 0"):
-        DecisionRule((1.5, 0.5, 0.5), (-1, 0, 0), 0)
+    with pytest.raises(ConfigError, match=r"threshold 1\.5.*minimum size -1.*temperature 0.*rim share nan"):
+        DecisionRule((1.5, 0.5, 0.5), (-1, 0, 0), 0, math.nan)

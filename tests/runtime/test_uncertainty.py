@@ -25,20 +25,31 @@ def bands(possible: int, sure: int) -> np.ndarray:
     return np.tile(band.reshape(10, 10, 10), (3, 1, 1, 1))
 
 
+def labels(enhancing: int) -> np.ndarray:
+    out = np.zeros(1000, np.uint8)
+    out[:enhancing] = 3
+    return out.reshape(10, 10, 10)
+
+
 def test_the_share_is_of_all_that_may_be_the_region() -> None:
     """400 voxels of 1 mm³ may be tumour, 300 surely are: 0.1 mL, a quarter."""
-    assert uncertainty(bands(400, 300), 1.0)["WT"] == {"ml": 0.1, "share": 0.25, "review": False}
+    assert uncertainty(bands(400, 300), labels(300), 1.0)["WT"] == {"ml": 0.1, "share": 0.25, "review": False}
+
+
+def test_what_was_decided_away_is_not_in_doubt() -> None:
+    """100 of 300 sure voxels became nothing: of the 300 that may be tumour a third is uncertain."""
+    assert uncertainty(bands(400, 300), labels(200), 1.0)["TC"] == {"ml": 0.1, "share": 0.3333, "review": False}
 
 
 @pytest.mark.parametrize(("possible", "sure", "review"), [(600, 450, True), (600, 500, False), (50, 0, False)])
 def test_a_large_share_is_flagged_unless_it_is_tiny(possible: int, sure: int, review: bool) -> None:
     """More than a fifth, and more than 0.1 mL."""
-    assert uncertainty(bands(possible, sure), 1.0)["ET"]["review"] is review
+    assert uncertainty(bands(possible, sure), labels(sure), 1.0)["ET"]["review"] is review
 
 
 def test_nothing_possible_is_not_uncertain() -> None:
     """No division by zero; without contrast only the whole tumour is told of."""
-    found = uncertainty(bands(0, 0), 1.0, has_t1c=False)
+    found = uncertainty(bands(0, 0), labels(0), 1.0, has_t1c=False)
     assert found == {"WT": {"ml": 0.0, "share": 0.0, "review": False}}
 
 
