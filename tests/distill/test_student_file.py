@@ -125,7 +125,9 @@ def test_a_student_of_the_first_version_confines_no_core_to_a_rim(saved: Path) -
     """It knew no such rule; the rest of its rule is kept."""
     decision = torch.load(saved, weights_only=True)["decision"]
     del decision["rim_share"]
-    assert load_student(changed(saved, version=1, decision=decision)).decision == replace(tiny_file().decision, rim_share=1)
+    assert load_student(changed(saved, version=1, decision=decision)).decision == replace(
+        tiny_file().decision, rim_share=1
+    )
 
 
 def test_a_newer_version_is_refused(saved: Path) -> None:
