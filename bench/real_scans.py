@@ -1,6 +1,7 @@
 """What a student trained on synthetic patients does on real scans: Dice against the labels there are, and pictures.
 
     python bench/real_scans.py student.pt --out pictures [--json result.json] [--spacing 1.5]
+    python bench/real_scans.py student.pt --out pictures --thresholds 0.45,0.7,0.55 --rim-share 1   # another rule
 
 Real scans are read from GLIALITE_TEST_DATA, or `../shared/data` beside the checkout; neither they nor pictures of them
 belong into the repository. The three cases of BraTS 2013 have human labels and two sequences (T1c, FLAIR); the labels
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--spacing", type=float, help="mm a voxel of the network, if not what it was trained at")
+    parser.add_argument("--thresholds", help="of WT,TC,ET, if not the network's own")
+    parser.add_argument("--rim-share", type=float, help="1: core is not confined to its rim; if not the network's own")
     given = parser.parse_args()
     data = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if given.network.is_dir():
@@ -116,6 +119,11 @@ def main() -> None:
         source = student_source(load_student(given.network), torch.device("cpu"))
     if given.spacing:
         source = replace(source, spacing_mm=(given.spacing,) * 3)
+    if given.thresholds:
+        wt, tc, et = (float(t) for t in given.thresholds.split(","))
+        source = replace(source, decision=replace(source.decision, thresholds=(wt, tc, et)))
+    if given.rim_share is not None:
+        source = replace(source, decision=replace(source.decision, rim_share=given.rim_share))
     given.out.mkdir(parents=True, exist_ok=True)
     rows = {}
     print(f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given)")
