@@ -26,8 +26,8 @@ from glialite_distill.evaluate import NetworkSource, bundle_source, student_sour
 from glialite_distill.student_file import load_student
 from glialite_runtime import nifti
 from glialite_runtime.cases import Case, case_from_files
-from glialite_runtime.decode import decode
-from glialite_runtime.metrics import dice_per_region
+from glialite_runtime.decode import decode, within_rim
+from glialite_runtime.metrics import dice_per_region, region_masks
 from glialite_runtime.picture import PLANES, largest_slices
 from glialite_runtime.preprocess import preprocess, restore_logits, uncrop
 from glialite_runtime.sequences import REGION_LABELS, REGIONS, SEQUENCES, to_brats2023
@@ -75,6 +75,14 @@ def segment(source: NetworkSource, volume: Volume) -> Labels:
     z, y, x = geometry.network_shape
     logits = restore_logits(source.logits(image)[:, :z, :y, :x], geometry)
     return uncrop(decode(logits, source.decision, volume.voxel_mm3, has_t1c="t1c" in volume.sequences), geometry)
+
+
+def rim(truth: Labels | None) -> str:
+    """Say how much of the core lies within the enhancing rim."""
+    if truth is None:
+        return ""
+    _, core, enhancing = region_masks(truth)
+    return f"  {within_rim(core, enhancing, 0).sum() / core.sum():.2f}" if enhancing.any() else "  no rim"
 
 
 def draw(path: Path, volume: Volume, found: Labels, truth: Labels | None) -> None:
@@ -126,7 +134,9 @@ def main() -> None:
         source = replace(source, decision=replace(source.decision, rim_share=given.rim_share))
     given.out.mkdir(parents=True, exist_ok=True)
     rows = {}
-    print(f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given)")
+    print(
+        f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given), share of the core given that lies within the rim given"
+    )
     with tempfile.TemporaryDirectory() as work:
         for case, truth in cases(data, Path(work)):
             volume = load_volume(case)
@@ -137,7 +147,7 @@ def main() -> None:
             )
             found_ml = (f"{np.isin(found, v).sum() / 1000:.1f}" for v in REGION_LABELS.values())
             volumes = "  ".join(f"{a} ({b})" for a, b in zip(found_ml, given_ml, strict=True))
-            print(f"{case.name:24}" + "".join(f"{d:7.3f}" for d in dice) + f"   {volumes}")
+            print(f"{case.name:24}" + "".join(f"{d:7.3f}" for d in dice) + f"   {volumes}{rim(truth)}")
             rows[case.name] = dict(zip(REGIONS, (None if math.isnan(d) else round(d, 4) for d in dice), strict=True))
             draw(given.out / f"{case.name}.png", volume, found, truth)
     human = np.array([[rows[name][r] for r in REGIONS] for name in HUMAN], float)
