@@ -134,9 +134,7 @@ def main() -> None:
         source = replace(source, decision=replace(source.decision, rim_share=given.rim_share))
     given.out.mkdir(parents=True, exist_ok=True)
     rows = {}
-    print(
-        f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given), share of the core given that lies within the rim given"
-    )
+    print(f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given), share of the given core within its rim")
     with tempfile.TemporaryDirectory() as work:
         for case, truth in cases(data, Path(work)):
             volume = load_volume(case)
