@@ -17,6 +17,7 @@ say "1/6  Synthetic patients of a wide world at 2 mm, more at 1.5 mm; others to 
 phantoms --out "$WORK/cohort-2mm" --patients "${PATIENTS:-450}" --seed 31 --spacing 2 --world wide
 phantoms --out "$WORK/cohort" --patients "${FINE_PATIENTS:-300}" --seed 35 --spacing 1.5 --world wide
 phantoms --out "$WORK/elsewhere" --patients "${ELSEWHERE:-30}" --seed 34 --spacing 1.5 --world other
+phantoms --out "$WORK/shifted" --patients "${SHIFTED:-20}" --seed 36 --spacing 1.5 --world shifted
 phantoms --out "$WORK/held-out" --patients "${HELD_OUT:-40}" --seed 32 --spacing 1.5 --world other
 phantoms --out "$WORK/unseen" --patients "${UNSEEN:-20}" --seed 33 --spacing 1.5 --world other
 
@@ -34,7 +35,8 @@ train --workspace "$COARSE" --student S --name coarse --patch 64,80,64 --iterati
 
 say "4/6  The same student goes on at 1.5 mm; patients shown smaller than life, because real tumours are finer"
 train --workspace "$FINE" --student S --init "$COARSE/students/coarse/student.pt" --name shipped --patch 64,80,64 \
-    --shrink 0.62 --iterations "${FINE_ITERATIONS:-2000}" --learning-rate 5e-4 --decide-on "$WORK/elsewhere"
+    --shrink 0.62 --iterations "${FINE_ITERATIONS:-2000}" --learning-rate 5e-4 \
+    --decide-on "$WORK/elsewhere" --decide-on "$WORK/shifted"
 
 say "5/6  Export: INT8, a parity gate after each hop, one bundle"
 "$BIN/edge-export" build --student "$STUDENT" --workspace "$FINE" --out "$WORK/bundle"

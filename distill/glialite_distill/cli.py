@@ -186,7 +186,8 @@ def train(
         float | None, typer.Option(help="Show patches smaller than life, down to this: 0.62 for phantoms.")
     ] = None,
     decide_on: Annotated[
-        Path | None, typer.Option(help="Labelled cases of elsewhere: thresholds for scans unlike those trained on.")
+        list[Path] | None,
+        typer.Option(help="Labelled cases of elsewhere, may repeat: thresholds for scans like these."),
     ] = None,
     fold: Annotated[int, typer.Option(min=0, help="Fold whose validation cases validate.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Decides every random number.")] = 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +20,16 @@ from glialite_distill.student_file import StudentFile, load_student, save_studen
 __all__ = ["decide_elsewhere"]
 
 
-def decide_elsewhere(path: Path, folder: Path, device: torch.device, labels: str = "brats2023") -> StudentFile:
+def decide_elsewhere(
+    path: Path, folders: Sequence[Path], device: torch.device, labels: str = "brats2023"
+) -> StudentFile:
     """Fit a student's thresholds and smallest sizes on cases of another hospital, into its file.
 
     Parameters
     ----------
     path : Path
         The student.pt; replaced in one step.
-    folder : Path
+    folders : sequence of Path
         Of labelled case folders, all of one voxel size, whose patients the student never met.
     device : torch.device
         Where it runs.
@@ -42,9 +44,11 @@ def decide_elsewhere(path: Path, folder: Path, device: torch.device, labels: str
         A case cannot be read.
     """
     file = load_student(path)
-    cases = [(case, case.label) for case in find_cases(folder) if case.label is not None]
+    names = ", ".join(map(str, folders))
+    found = [case for folder in folders for case in find_cases(folder)]
+    cases = [(case, case.label) for case in found if case.label is not None]
     if not cases:
-        raise ConfigError(f"{folder} holds no case with a label map to fit thresholds on")
+        raise ConfigError(f"{names}: no case with a label map to fit thresholds on")
     made = {key: value for key, value in file.provenance.items() if key != "decision_cases"}
     refuse_seen([case for case, _ in cases], {str(path): record_of(replace(file, provenance=made))})
     source = student_source(file, device)
@@ -55,7 +59,7 @@ def decide_elsewhere(path: Path, folder: Path, device: torch.device, labels: str
             volume = load_volume(case)
             sizes.add(round(volume.voxel_mm3, 3))
             if len(sizes) > 1:
-                raise ConfigError(f"{folder} has voxels of {min(sizes)} and of {max(sizes)} mm³; one size is needed")
+                raise ConfigError(f"{names}: voxels of {min(sizes)} and of {max(sizes)} mm³; one size is needed")
             _, logits, box = source.predict(volume)
             yield logits, load_labels(label, volume, labels)[box]
 

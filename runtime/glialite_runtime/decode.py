@@ -75,9 +75,10 @@ def within_rim(
 ) -> npt.NDArray[np.bool_]:
     """Return the core without what lies outside the enhancing rim, if there is such a rim.
 
-    Necrosis lies within the rim around it, and oedema that looks like it does not. A voxel lies within when there are
-    enhancing voxels on both sides of it along x, y or z, however far; enhancing voxels do themselves. Where less than
-    `rim_share` of the core does, as in tumours that enhance in spots or not at all, the core comes back as it is.
+    Necrosis lies within the rim around it, and oedema that looks like it does not. A voxel lies within when one
+    26-connected piece of enhancement has voxels on both sides of it along x, y or z, however far; enhancing voxels do
+    themselves. Where less than `rim_share` of the core does, as in tumours that enhance in spots or not at all, the
+    core comes back as it is.
 
     Parameters
     ----------
@@ -88,16 +89,19 @@ def within_rim(
     """
     if rim_share >= 1 or not enhancing.any():
         return core
-    extents = [np.flatnonzero(enhancing.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    z, y, x = (slice(hit[0], hit[-1] + 1) for hit in extents)
-    rim = enhancing[z, y, x]
-    within = np.zeros_like(rim)
-    for axis in range(3):
-        before = np.logical_or.accumulate(rim, axis)
-        after = np.flip(np.logical_or.accumulate(np.flip(rim, axis), axis), axis)
-        within |= before & after
-    kept = np.zeros_like(core)
-    kept[z, y, x] = core[z, y, x] & within
+    import cc3d  # noqa: PLC0415
+
+    labelled, count = components(enhancing)
+    boxes = cc3d.statistics(labelled)["bounding_boxes"]
+    within = np.zeros_like(core)
+    for piece in range(1, count + 1):
+        box = boxes[piece]
+        rim = labelled[box] == piece
+        for axis in range(3):
+            before = np.logical_or.accumulate(rim, axis)
+            after = np.flip(np.logical_or.accumulate(np.flip(rim, axis), axis), axis)
+            within[box] |= before & after
+    kept = core & within
     return kept if np.count_nonzero(kept) >= rim_share * np.count_nonzero(core) else core
 
 

@@ -62,13 +62,15 @@ def test_the_rule_goes_into_the_file_and_its_cases_count_as_met(student: Path, t
     """Weights stay; a second time the same file comes out, bit for bit."""
     (tmp_path / "cases").mkdir()
     write_case(tmp_path / "cases" / "BraTS-ELSE-00001-000", toy())
-    before = load_student(student)
-    decide_elsewhere(student, tmp_path / "cases", CPU)
+    (tmp_path / "more").mkdir()
+    write_case(tmp_path / "more" / "BraTS-ELSE-00002-000", toy())
+    before, both = load_student(student), [tmp_path / "cases", tmp_path / "more"]
+    decide_elsewhere(student, both, CPU)
     first, after = student.read_bytes(), load_student(student)
-    assert after.provenance["decision_cases"] == ["BraTS-ELSE-00001-000"]
+    assert after.provenance["decision_cases"] == ["BraTS-ELSE-00001-000", "BraTS-ELSE-00002-000"]
     assert "BraTS-ELSE-00001-000" in seen_cases(after.provenance)
     assert all(torch.equal(after.state[name], tensor) for name, tensor in before.state.items())
-    decide_elsewhere(student, tmp_path / "cases", CPU)
+    decide_elsewhere(student, both, CPU)
     assert student.read_bytes() == first
 
 
@@ -79,7 +81,7 @@ def test_patients_that_the_student_met_are_refused(student: Path, tmp_path: Path
     write_case(tmp_path / "cases" / met, toy())
     content = student.read_bytes()
     with pytest.raises(ConfigError, match="has met the patients"):
-        decide_elsewhere(student, tmp_path / "cases", CPU)
+        decide_elsewhere(student, [tmp_path / "cases"], CPU)
     assert student.read_bytes() == content
 
 
@@ -90,7 +92,7 @@ def test_two_voxel_sizes_are_refused(student: Path, tmp_path: Path) -> None:
     finer = toy()
     write_case(tmp_path / "cases" / "BraTS-ELSE-00002-000", replace(finer, affine=finer.affine * [[0.5, 0.5, 0.5, 1]]))
     with pytest.raises(ConfigError, match="one size is needed"):
-        decide_elsewhere(student, tmp_path / "cases", CPU)
+        decide_elsewhere(student, [tmp_path / "cases"], CPU)
 
 
 def test_cases_without_labels_are_refused(student: Path, tmp_path: Path) -> None:
@@ -99,4 +101,4 @@ def test_cases_without_labels_are_refused(student: Path, tmp_path: Path) -> None
     case = write_case(tmp_path / "cases" / "BraTS-ELSE-00001-000", toy())
     next(case.glob("*seg*")).unlink()
     with pytest.raises(ConfigError, match="no case with a label map"):
-        decide_elsewhere(student, tmp_path / "cases", CPU)
+        decide_elsewhere(student, [tmp_path / "cases"], CPU)

@@ -95,6 +95,18 @@ def test_core_outside_a_rim_goes_and_its_inside_stays() -> None:
     assert not kept[:, :, 10:].any()
 
 
+def test_two_spots_do_not_enclose_what_lies_between_them() -> None:
+    """One piece of enhancement makes a rim, not two that face each other."""
+    core = np.ones((5, 5, 9), np.bool_)
+    enhancing = np.zeros_like(core)
+    enhancing[2, 2, [1, 7]] = True
+    assert within_rim(core, enhancing, 0.0).sum() == 2
+    enhancing[2, 2, 1:8] = True
+    enhancing[2, 2, 4] = False
+    enhancing[3, 2, 3:6] = True  # joins the two around the gap
+    assert within_rim(core, enhancing, 0.0).sum() == 10
+
+
 def test_a_spot_is_no_rim() -> None:
     """216 of 360 voxels lie within: too few for a share above 0.6; without enhancement nothing is asked."""
     core, enhancing = ring()
