@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,9 +92,11 @@ def within_rim(
         return core
     import cc3d  # noqa: PLC0415
 
-    labelled, count = components(enhancing)
+    z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in map(np.flatnonzero, _profiles(enhancing)))
+    around = z, y, x
+    labelled, count = components(enhancing[around])
     boxes = cc3d.statistics(labelled)["bounding_boxes"]
-    within = np.zeros_like(core)
+    within = np.zeros(labelled.shape, np.bool_)
     for piece in range(1, count + 1):
         box = boxes[piece]
         rim = labelled[box] == piece
@@ -101,8 +104,18 @@ def within_rim(
             before = np.logical_or.accumulate(rim, axis)
             after = np.flip(np.logical_or.accumulate(np.flip(rim, axis), axis), axis)
             within[box] |= before & after
-    kept = core & within
-    return kept if np.count_nonzero(kept) >= rim_share * np.count_nonzero(core) else core
+    within &= core[around]
+    if np.count_nonzero(within) < rim_share * np.count_nonzero(core):
+        return core
+    kept = np.zeros_like(core)
+    kept[around] = within
+    return kept
+
+
+def _profiles(mask: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield, axis by axis, which planes hold a voxel of the mask."""
+    planes: npt.NDArray[np.bool_] = np.any(mask, axis=2)
+    yield from (np.any(planes, axis=1), np.any(planes, axis=0), np.any(mask, axis=(0, 1)))
 
 
 def decode(
