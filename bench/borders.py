@@ -9,7 +9,6 @@ Prints the tables of docs/synthetic.md at 1 mm, medians over cases. Real scans a
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from glialite_distill.phantom import make_phantom, settings_for
 from glialite_runtime.sequences import ET, NETC, SEQUENCES, SNFH
 from glialite_runtime.volume import load_volume
-from real_scans import cases
+from real_scans import DATA, cases
 from scipy import ndimage
 
 WIDTHS_MM = (0.6, 1.0, 1.6, 2.5, 4.0, 6.3)
@@ -96,8 +95,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24, help="phantoms a world")
     parser.add_argument("--worlds", nargs="+", default=["wide", "default"])
     given = parser.parse_args()
-    data = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    measured = {"real": measure(real(data))}
+    measured = {"real": measure(real(DATA))}
     measured |= {world: measure(phantoms(world, given.count)) for world in given.worlds}
     for name in measured["real"]:
         heads = [f"{w} mm" for w in WIDTHS_MM] if "texture" in name else ["-3", "-2", "-1", "+1", "+2", "+3"]

@@ -34,6 +34,7 @@ from glialite_runtime.sequences import REGION_LABELS, REGIONS, SEQUENCES, to_bra
 from glialite_runtime.volume import Volume, load_volume
 from matplotlib import pyplot
 
+DATA = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 HUMAN = {"brats_2013_pat0001_1": "2013-1", "brats_2013_pat0002_1": "2013-2", "brats_2013_pat0006_1": "2013-6"}
 OTHERS = {"BraTS-GLI-00001-000": "brats2023", "TCGA-DU-7294": "brats2021", "BraTS-MET-00110-000": None}
 COLOURS = {"WT": "#40e060", "TC": "#ffb020", "ET": "#ff4060"}
@@ -120,7 +121,6 @@ def main() -> None:
     parser.add_argument("--thresholds", help="of WT,TC,ET, if not the network's own")
     parser.add_argument("--rim-share", type=float, help="1: core is not confined to its rim; if not the network's own")
     given = parser.parse_args()
-    data = Path(os.environ.get("GLIALITE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if given.network.is_dir():
         source = bundle_source(given.network)
     else:
@@ -136,7 +136,7 @@ def main() -> None:
     rows = {}
     print(f"{'case':24}{'WT':>7}{'TC':>7}{'ET':>7}   mL found (given), share of the given core within its rim")
     with tempfile.TemporaryDirectory() as work:
-        for case, truth in cases(data, Path(work)):
+        for case, truth in cases(DATA, Path(work)):
             volume = load_volume(case)
             found = segment(source, volume)
             dice = [math.nan] * 3 if truth is None else dice_per_region(found, truth)

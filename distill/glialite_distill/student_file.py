@@ -106,12 +106,7 @@ def save_student(path: Path, file: StudentFile) -> None:
             },
             "state": {name: _stored(tensor) for name, tensor in file.state.items()},
             "spacing_mm": list(file.spacing_mm),
-            "decision": {
-                "thresholds": list(file.decision.thresholds),
-                "minimum_mm3": list(file.decision.minimum_mm3),
-                "temperature": file.decision.temperature,
-                "rim_share": file.decision.rim_share,
-            },
+            "decision": file.decision.to_json(),
             "provenance": dict(file.provenance),
         },
         buffer,
@@ -141,13 +136,7 @@ def load_student(path: Path) -> StudentFile:
             _blocks(content["spec"]["convolutions"]),
         )
         z, y, x = (float(mm) for mm in content["spacing_mm"])
-        thresholds, minimum = content["decision"]["thresholds"], content["decision"]["minimum_mm3"]
-        decision = DecisionRule(
-            (float(thresholds[0]), float(thresholds[1]), float(thresholds[2])),
-            (float(minimum[0]), float(minimum[1]), float(minimum[2])),
-            float(content["decision"]["temperature"]),
-            float(content["decision"].get("rim_share", 1.0)),
-        )
+        decision = DecisionRule.from_json(content["decision"])
         state = {name: t.float() if t.is_floating_point() else t for name, t in content["state"].items()}
         provenance = dict(content["provenance"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -286,11 +286,6 @@ def _seal(manifest: bytes) -> bytes:
     return f"{sha256_bytes(manifest)}  {MANIFEST}\n".encode()
 
 
-def _parse_rule(rule: Any) -> DecisionRule:
-    thresholds, minimum, share = tuple(rule["thresholds"]), tuple(rule["minimum_mm3"]), rule.get("rim_share", 1.0)
-    return DecisionRule(thresholds, minimum, float(rule["temperature"]), float(share))
-
-
 def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
     try:
         if tuple(document["sequences"]) != SEQUENCES or tuple(document["regions"]) != REGIONS:
@@ -309,7 +304,7 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             software=str(document["software"]),
             accepted_sequences=accepted,
             spacing_mm=(z, y, x),
-            decision=_parse_rule(document["decision"]),
+            decision=DecisionRule.from_json(document["decision"]),
             graphs=tuple(_parse_graph(graph) for graph in document["graphs"]),
             provenance=dict(document["provenance"]),
             trained_on=str(document["trained_on"]),
@@ -371,9 +366,9 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, bytes]) -> N
         "regions": REGIONS,
         "normalisation": "z-score over the filled union of non-zero voxels",
         **asdict(manifest),
+        "decision": manifest.decision.to_json(),
         "files": {name: sha256_bytes(content) for name, content in sorted(files.items())},
     }
-    document["decision"].pop("logit_thresholds")
     raw = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     everything = {MANIFEST: raw, _SEAL: _seal(raw), **dict(sorted(files.items()))}
     if out.suffix == ".zip":

@@ -322,10 +322,10 @@ def inspect(
         bundle = read_bundle(path)
         facts: dict[str, Any] = {
             **asdict(bundle.manifest),
+            "decision": bundle.manifest.decision.to_json(),
             "sha256": bundle.identity,
             "bytes": sum(len(content) for content in bundle.files.values()),
         }
-        facts["decision"].pop("logit_thresholds")
     else:
         facts = _image_facts(path)
     emit(facts, "\n".join(f"{key}: {value}" for key, value in facts.items()), as_json=as_json)

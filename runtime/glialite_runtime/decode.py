@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from glialite_runtime.errors import ConfigError
+from glialite_runtime.preprocess import bounding_box
 from glialite_runtime.sequences import ET, NETC, REGIONS, SNFH
 
 __all__ = ["DecisionRule", "components", "decode", "decode_above", "within_rim"]
@@ -53,6 +55,16 @@ class DecisionRule:
         wt, tc, et = (self.temperature * math.log(t / (1 - t)) for t in self.thresholds)
         object.__setattr__(self, "logit_thresholds", (wt, tc, et))
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the rule that `to_json` gave; files from before `rim_share` have none."""
+        thresholds, minimum_mm3 = tuple(value["thresholds"]), tuple(value["minimum_mm3"])
+        return cls(thresholds, minimum_mm3, float(value["temperature"]), float(value.get("rim_share", 1.0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was given; the limits on logits follow from it."""
+        return {name: value for name, value in asdict(self).items() if name != "logit_thresholds"}
+
 
 def components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.integer], int]:
     """Label the 26-connected components of a mask (z, y, x): 0 outside, 1 to the returned count inside."""
@@ -92,7 +104,7 @@ def within_rim(
         return core
     import cc3d  # noqa: PLC0415
 
-    z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in map(np.flatnonzero, _profiles(enhancing)))
+    z, y, x = (slice(a, b) for a, b in zip(*bounding_box(enhancing), strict=True))
     around = z, y, x
     labelled, count = components(enhancing[around])
     boxes = cc3d.statistics(labelled)["bounding_boxes"]
@@ -110,12 +122,6 @@ def within_rim(
     kept = np.zeros_like(core)
     kept[around] = within
     return kept
-
-
-def _profiles(mask: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yield, axis by axis, which planes hold a voxel of the mask."""
-    planes: npt.NDArray[np.bool_] = np.any(mask, axis=2)
-    yield from (np.any(planes, axis=1), np.any(planes, axis=0), np.any(mask, axis=(0, 1)))
 
 
 def decode(

@@ -13,7 +13,7 @@ from glialite_runtime.resample import resize, shape_at
 from glialite_runtime.sequences import REGIONS, SEQUENCES
 from glialite_runtime.volume import Volume
 
-__all__ = ["Geometry", "normalise", "preprocess", "restore_logits", "uncrop"]
+__all__ = ["Geometry", "bounding_box", "normalise", "preprocess", "restore_logits", "uncrop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Geometry:
         return z, y, x
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Return (start, stop) of the true voxels; the whole image when there are none."""
     start, stop = [], []
     for axis in range(3):
@@ -140,7 +140,7 @@ def preprocess(
     nonzero = volume.channels[0] != 0
     for channel in volume.channels[1:]:
         nonzero |= channel != 0
-    start, stop = _bounding_box(nonzero)
+    start, stop = bounding_box(nonzero)
     full = nonzero.shape
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     mask = _filled(nonzero[box])

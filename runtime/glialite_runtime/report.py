@@ -93,7 +93,7 @@ def document_of(segmentation: Segmentation, bundle: Bundle, options: ReportOptio
             "trained_on": manifest.trained_on,
             "intended_use": manifest.intended_use,
             **asdict(segmentation.network),
-            "decision": {k: v for k, v in asdict(manifest.decision).items() if k != "logit_thresholds"},
+            "decision": manifest.decision.to_json(),
         },
         "alignment": segmentation.alignment,
         "voxel_mm3": frame.voxel_mm3,
